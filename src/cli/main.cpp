@@ -1,0 +1,32 @@
+// finback: the command line. Every command's file stands beside this one.
+#include "cli/command.h"
+#include "core/error.h"
+#include "core/log.h"
+
+#include <csignal>
+#include <new>
+
+int main(int argc, char** argv) {
+  using finback::core::Error;
+  using finback::core::Exit;
+  std::signal(SIGPIPE, SIG_IGN);  // a closed pipe is a write error like any other
+  CLI::App app{"finback trains, evaluates and serves language models of the DeepSeek-V3 class."};
+  app.set_version_flag("--version", "finback " FINBACK_VERSION);
+  app.require_subcommand(1);
+  app.get_formatter()->column_width(36);
+  try {
+    app.parse(argc, argv);
+    return static_cast<int>(Exit::done);
+  } catch (const CLI::ParseError& e) {
+    return app.exit(e) == 0 ? static_cast<int>(Exit::done) : static_cast<int>(Exit::usage);
+  } catch (const Error& e) {
+    finback::core::log_line(fmt::format("error: {}", e.what()));
+    return static_cast<int>(e.code());
+  } catch (const std::bad_alloc&) {
+    finback::core::log_line("error: out of memory, use a smaller model, micro_batch or seq_len");
+    return static_cast<int>(Exit::failed);
+  } catch (const std::exception& e) {
+    finback::core::log_line(fmt::format("error: {}", e.what()));
+    return static_cast<int>(Exit::failed);
+  }
+}

@@ -1,0 +1,66 @@
+#include "core/arena.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <utility>
+
+namespace finback::core {
+namespace {
+
+constexpr std::int64_t kAlign = 64;
+constexpr std::int64_t kHugePage = 2 << 20;
+
+std::int64_t round_up(std::int64_t n, std::int64_t to) { return (n + to - 1) / to * to; }
+
+}  // namespace
+
+Arena::Arena(std::string name, std::int64_t bytes) : name_(std::move(name)), capacity_(round_up(bytes, kAlign)) {
+  FB_CHECK(bytes >= 0, "arena {} of {} bytes", name_, bytes);
+  if (capacity_ == 0) return;
+  // One huge page more than asked for, so that the base can be aligned to one.
+  mapped_ = round_up(capacity_, kHugePage) + kHugePage;
+  void* p = mmap(nullptr, static_cast<std::size_t>(mapped_), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (p == MAP_FAILED)
+    throw Error(Exit::io, fmt::format("cannot reserve {} MiB of memory", capacity_ >> 20), fmt::format("arena '{}'", name_),
+                "use a smaller model, micro_batch or seq_len");
+  auto address = reinterpret_cast<std::uintptr_t>(p);
+  auto aligned = (address + kHugePage - 1) / kHugePage * kHugePage;
+  const auto skipped = static_cast<std::int64_t>(aligned - address);
+  if (skipped > 0) munmap(p, static_cast<std::size_t>(skipped));
+  base_ = reinterpret_cast<std::byte*>(aligned);
+  mapped_ -= skipped;
+  madvise(base_, static_cast<std::size_t>(mapped_), MADV_HUGEPAGE);
+}
+
+Arena Arena::counting() {
+  Arena a;
+  a.name_ = "counting";
+  a.counting_ = true;
+  return a;
+}
+
+Arena::Arena(Arena&& other) noexcept
+    : name_(std::move(other.name_)),
+      base_(std::exchange(other.base_, nullptr)),
+      capacity_(other.capacity_),
+      used_(other.used_),
+      high_water_(other.high_water_),
+      mapped_(std::exchange(other.mapped_, 0)),
+      counting_(other.counting_) {}
+
+Arena::~Arena() {
+  if (base_) munmap(base_, static_cast<std::size_t>(mapped_));
+}
+
+void* Arena::take(std::int64_t bytes) {
+  FB_CHECK(bytes >= 0, "arena {}: {} bytes", name_, bytes);
+  const std::int64_t begin = used_;
+  used_ += round_up(bytes, kAlign);
+  high_water_ = std::max(high_water_, used_);
+  if (counting_) return nullptr;
+  FB_CHECK(used_ <= capacity_, "arena '{}' is full: {} of {} bytes", name_, used_, capacity_);
+  return base_ + begin;
+}
+
+}  // namespace finback::core

@@ -1,0 +1,1 @@
+# src/kernels/cpu/isa/*.cpp are compiled once per instruction set and chosen at run time (kernels/table.cpp).

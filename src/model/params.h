@@ -1,0 +1,69 @@
+// The one list of parameters. A parameter is declared once, here, under its Hugging Face name; load, save, initialise,
+// shard, optimise and plan all walk this list.
+//
+// Memory is organised in slabs: one matrix [groups · rows, cols] that the kernels take whole. Parameters that are read by one
+// product lie in one slab under several names: q_a_proj above kv_a_proj_with_mqa, gate_proj above up_proj, and the experts of
+// a layer one after the other.
+#pragma once
+
+#include "model/config.h"
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace finback::model {
+
+enum class Role { embedding, head, norm, linear, gate, gate_bias, expert };
+
+// How a parameter starts. normal: mean 0, std = initializer_range. ones: norms. zeros: the gate's bias.
+enum class Init { normal, ones, zeros };
+
+struct Slab {
+  std::string name;  // of the first parameter in it
+  Role role = Role::linear;
+  std::int64_t groups = 1, rows = 0, cols = 0;  // [groups · rows, cols]; a vector is [1, n]
+  std::int64_t layer = -1;                      // decoder block index, −1 for embedding, final norm, head
+  bool weight_decay = false;
+  bool trained = true;  // false for the gate's bias, which the recipe moves by itself
+  std::int64_t size() const { return groups * rows * cols; }
+};
+
+struct Parameter {
+  std::string name;                 // Hugging Face name
+  std::vector<std::int64_t> shape;  // as in the checkpoint
+  int slab = 0;
+  std::int64_t row = 0, rows = 0, cols = 0;  // rows row … row+rows-1 of the slab
+  Init init = Init::normal;
+  bool keep_f32 = false;  // stored as F32 in checkpoints whatever the rest (the gate's bias)
+  std::int64_t size() const { return rows * cols; }
+};
+
+struct ParameterList {
+  std::vector<Slab> slabs;
+  std::vector<Parameter> parameters;  // in checkpoint order: embedding, layers, norm, head, MTP layers
+  // Names that a published folder holds beside these and that are copies: MTP's embed_tokens and shared_head.head.
+  struct Duplicate {
+    std::string name, of;
+  };
+  std::vector<Duplicate> duplicates;
+
+  std::int64_t total() const;  // elements of all parameters, duplicates not counted
+};
+
+ParameterList list_parameters(const ModelConfig& config);
+
+// One matrix a slab, all in one arena. The compute copy, the master weights, the gradients and the moments each are one.
+struct SlabBuffers {
+  std::vector<core::Mat> slabs;
+  core::Mat of(const Parameter& p) const { return slabs[static_cast<std::size_t>(p.slab)].row_range(p.row, p.rows); }
+};
+
+// Slabs of dtype `dtype` (f64, f32, bf16); slabs of Role::gate_bias are f32 at least. `trained_only` leaves the others null.
+SlabBuffers take_slabs(core::Arena& arena, const ParameterList& list, core::DType dtype, bool trained_only = false);
+
+// Initial values, a pure function of (seed, parameter name, element): the same whatever the layout or the order.
+// Writes masters (f32 or f64).
+void initialise(const ModelConfig& config, const ParameterList& list, std::uint64_t seed, core::Team& team, const SlabBuffers& master);
+
+}  // namespace finback::model

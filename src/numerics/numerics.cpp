@@ -1,0 +1,1 @@
+#include "numerics/bf16.h"
