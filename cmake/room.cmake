@@ -7,7 +7,7 @@
 function(finback_room name)
   cmake_parse_arguments(ARG "" "" "LINKS;LIBRARIES" ${ARGN})
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/${name}/*.cpp)
-  list(FILTER sources EXCLUDE REGEX "/kernels/cpu/isa/")
+  list(FILTER sources EXCLUDE REGEX "/kernels/cpu/")
   add_library(finback_${name} STATIC ${sources})
   target_include_directories(finback_${name} PUBLIC ${CMAKE_SOURCE_DIR}/src)
   list(TRANSFORM ARG_LINKS PREPEND finback_)

@@ -1,1 +1,25 @@
-# src/kernels/cpu/isa/*.cpp are compiled once per instruction set and chosen at run time (kernels/table.cpp).
+# Every .cpp in this folder is compiled once per instruction set, into one object library each, and chosen at run time by
+# kernels/table.cpp. Such a file includes only intrinsics and plain-data headers (no standard library containers or
+# algorithms), keeps everything but its add_… function in an anonymous namespace, and reaches FB_ISA (the namespace of its
+# entry point) and its vector types from kernels/cpu/simd.h: an inline std:: function compiled with AVX-512 would be
+# linked into the whole program and crash older machines (tests/house checks the objects' symbols).
+file(GLOB kernel_sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/kernels/cpu/*.cpp)
+
+function(finback_isa name)
+  add_library(finback_kernels_${name} OBJECT ${kernel_sources})
+  target_include_directories(finback_kernels_${name} PRIVATE ${CMAKE_SOURCE_DIR}/src)
+  target_link_libraries(finback_kernels_${name} PRIVATE finback_options fmt::fmt)
+  target_compile_definitions(finback_kernels_${name} PRIVATE FB_ISA=${name})
+  target_compile_options(finback_kernels_${name} PRIVATE -O3 -ffp-contract=fast -fno-exceptions ${ARGN})
+  target_sources(finback_kernels PRIVATE $<TARGET_OBJECTS:finback_kernels_${name}>)
+  target_compile_definitions(finback_kernels PRIVATE FB_HAS_${name})
+endfunction()
+
+finback_isa(portable)
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+  set(avx2 -mavx2 -mfma -mf16c -mbmi -mbmi2)
+  set(avx512 ${avx2} -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mprefer-vector-width=512)
+  finback_isa(avx2 ${avx2})
+  finback_isa(avx512 ${avx512})
+  finback_isa(avx512bf16 ${avx512} -mavx512bf16)
+endif()

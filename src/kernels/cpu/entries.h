@@ -1,0 +1,28 @@
+// The entry points of the files in this folder: each puts its functions into a table. A new file adds its line here and its
+// call in kernels/table.cpp.
+#pragma once
+
+namespace finback::kernels {
+struct Table;
+}
+
+#define FB_ENTRIES(isa)             \
+  namespace finback::kernels::isa { \
+  void add_linear(Table&);          \
+  void add_attention(Table&);       \
+  void add_norm(Table&);            \
+  void add_rope(Table&);            \
+  void add_swiglu(Table&);          \
+  void add_gate(Table&);            \
+  void add_permute(Table&);         \
+  void add_embedding(Table&);       \
+  void add_loss(Table&);            \
+  void add_optimizer(Table&);       \
+  void add_elementwise(Table&);     \
+  }
+FB_ENTRIES(reference_kernels)
+FB_ENTRIES(portable)
+FB_ENTRIES(avx2)
+FB_ENTRIES(avx512)
+FB_ENTRIES(avx512bf16)
+#undef FB_ENTRIES
