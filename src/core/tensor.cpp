@@ -1,8 +1,12 @@
 #include "core/tensor.h"
 
+#include "core/error.h"
+
+#include <cstdlib>
+
 namespace finback::core {
 
-std::string_view name_of(DType t) {
+const char* name_of(DType t) {
   switch (t) {
     case DType::f64:
       return "f64";
@@ -26,6 +30,11 @@ std::string_view name_of(DType t) {
       return "u8";
   }
   return "?";
+}
+
+void range_failed(const char* what, std::int64_t begin, std::int64_t count, std::int64_t of) {
+  FB_CHECK(false, "{} {}+{} of {}", what, begin, count, of);
+  std::abort();
 }
 
 }  // namespace finback::core

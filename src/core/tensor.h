@@ -1,12 +1,10 @@
 // Views of matrices. A view never owns: memory comes from an Arena, a mapped file or the caller.
 // Row-major, the last dimension contiguous, `stride` elements from one row to the next.
+// Plain data: kernels that are compiled once per instruction set include this (src/kernels/cpu/isa.cmake).
 #pragma once
-
-#include "core/error.h"
 
 #include <cstddef>
 #include <cstdint>
-#include <string_view>
 
 namespace finback::core {
 
@@ -32,7 +30,9 @@ constexpr std::int64_t size_of(DType t) {
   return 0;
 }
 
-std::string_view name_of(DType t);
+const char* name_of(DType t);
+
+[[noreturn]] void range_failed(const char* what, std::int64_t begin, std::int64_t count, std::int64_t of);
 
 struct ConstMat {
   const void* data = nullptr;
@@ -45,11 +45,11 @@ struct ConstMat {
   }
   const void* at(std::int64_t r, std::int64_t c) const { return static_cast<const std::byte*>(data) + (r * stride + c) * size_of(dtype); }
   ConstMat columns(std::int64_t begin, std::int64_t count) const {
-    FB_CHECK(begin >= 0 && count >= 0 && begin + count <= cols, "columns {}+{} of {}", begin, count, cols);
+    if (begin < 0 || count < 0 || begin + count > cols) range_failed("columns", begin, count, cols);
     return {at(0, begin), dtype, rows, count, stride};
   }
   ConstMat row_range(std::int64_t begin, std::int64_t count) const {
-    FB_CHECK(begin >= 0 && count >= 0 && begin + count <= rows, "rows {}+{} of {}", begin, count, rows);
+    if (begin < 0 || count < 0 || begin + count > rows) range_failed("rows", begin, count, rows);
     return {at(begin, 0), dtype, count, cols, stride};
   }
   std::int64_t size() const { return rows * cols; }
@@ -69,11 +69,11 @@ struct Mat {
   }
   void* at(std::int64_t r, std::int64_t c) const { return static_cast<std::byte*>(data) + (r * stride + c) * size_of(dtype); }
   Mat columns(std::int64_t begin, std::int64_t count) const {
-    FB_CHECK(begin >= 0 && count >= 0 && begin + count <= cols, "columns {}+{} of {}", begin, count, cols);
+    if (begin < 0 || count < 0 || begin + count > cols) range_failed("columns", begin, count, cols);
     return {at(0, begin), dtype, rows, count, stride};
   }
   Mat row_range(std::int64_t begin, std::int64_t count) const {
-    FB_CHECK(begin >= 0 && count >= 0 && begin + count <= rows, "rows {}+{} of {}", begin, count, rows);
+    if (begin < 0 || count < 0 || begin + count > rows) range_failed("rows", begin, count, rows);
     return {at(begin, 0), dtype, count, cols, stride};
   }
   std::int64_t size() const { return rows * cols; }

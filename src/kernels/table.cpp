@@ -2,3 +2,84 @@
 #include "core/error.h"
 #include "kernels/cpu/entries.h"
 #include "kernels/kernels.h"
+
+#include <array>
+#include <cstdlib>
+#include <iterator>
+
+namespace finback::kernels {
+namespace {
+
+// The instruction sets that finback knows, slowest first.
+struct Backend {
+  std::string_view name;
+  bool (*runs_here)();
+  void (*fill)(Table&);
+};
+
+#define FB_FILL(isa) [](Table& t) { isa::add_elementwise(t); }
+
+bool always() { return true; }
+#if defined(__x86_64__)
+bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+bool has_avx512() {
+  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+}
+bool has_avx512bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
+#endif
+
+constexpr Backend kBackends[] = {
+    {"reference", always, FB_FILL(reference_kernels)},
+    {"portable", always, FB_FILL(portable)},
+#if defined(__x86_64__)
+    {"avx2", has_avx2, FB_FILL(avx2)},
+    {"avx512", has_avx512, FB_FILL(avx512)},
+    {"avx512bf16", has_avx512bf16, FB_FILL(avx512bf16)},
+#endif
+};
+constexpr std::size_t kCount = std::size(kBackends);
+#undef FB_FILL
+
+// Each table holds what the one before it held, with its own functions on top.
+const Table* tables() {
+  static const auto all = [] {
+    std::array<Table, kCount> t{};
+    for (std::size_t i = 0; i < kCount; ++i) {
+      if (i > 0) t[i] = t[i - 1];
+      kBackends[i].fill(t[i]);
+      t[i].name = kBackends[i].name;
+    }
+    return t;
+  }();
+  return all.data();
+}
+
+}  // namespace
+
+const Table& reference() { return tables()[0]; }
+
+std::vector<std::string_view> runnable() {
+  std::vector<std::string_view> names;
+  for (const Backend& b : kBackends)
+    if (b.runs_here()) names.push_back(b.name);
+  return names;
+}
+
+const Table& by_name(std::string_view name) {
+  for (std::size_t i = 0; i < kCount; ++i)
+    if (kBackends[i].name == name) {
+      if (kBackends[i].runs_here()) return tables()[i];
+      throw core::Error(core::Exit::usage, "this machine lacks the instruction set", fmt::format("'{}'", name),
+                        fmt::format("choose one of {}", fmt::join(runnable(), ", ")));
+    }
+  throw core::Error(core::Exit::usage, "unknown instruction set", fmt::format("'{}'", name),
+                    fmt::format("choose one of {}", fmt::join(runnable(), ", ")));
+}
+
+const Table& best() {
+  if (const char* name = std::getenv("FINBACK_ISA"); name && *name) return by_name(name);
+  return by_name(runnable().back());
+}
+
+}  // namespace finback::kernels
