@@ -42,4 +42,16 @@ inline void put(Mat m, std::int64_t r, std::int64_t c, double value) {
   }
 }
 
+// What `value` becomes when it is stored as t and read again.
+inline double round_to(DType t, double value) {
+  switch (t) {
+    case DType::f32:
+      return static_cast<double>(static_cast<float>(value));
+    case DType::bf16:
+      return static_cast<double>(numerics::bf16(value));
+    default:
+      return value;
+  }
+}
+
 }  // namespace finback::kernels::reference_kernels
