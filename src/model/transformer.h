@@ -2,7 +2,8 @@
 // Training calls forward_backward; scoring and generation call forward with segments.
 #pragma once
 
-#include "model/params.h"
+#include "model/mla.h"
+#include "model/run.h"
 
 #include <cstdint>
 #include <memory>
@@ -11,11 +12,7 @@
 
 namespace finback::model {
 
-// Which matrices have which type.
-struct Precision {
-  core::DType storage = core::DType::bf16;     // activations and the compute copy of the weights
-  core::DType accumulator = core::DType::f32;  // gradients, masters, logits, losses
-};
+// Throws Error(usage) for an unknown name.
 Precision precision_of(std::string_view name);  // fp32, bf16, fp64 (the reference backend only)
 
 // What a layer keeps from forward to backward.
@@ -50,32 +47,40 @@ struct LossSums {
 
 class Transformer {
  public:
-  // Sizes everything for micro-batches of up to `max_tokens` tokens in sequences of up to `max_seq_len`.
-  // Memory: `activations` and `work` arenas are created here; their sizes can be asked for before with memory_needed().
-  Transformer(const ModelConfig& config, const ParameterList& list, Precision precision, ActivationStorage storage, std::int64_t max_tokens,
-              std::int64_t max_seq_len, bool training);
+  struct Options {
+    Precision precision;
+    ActivationStorage storage = ActivationStorage::full;
+    std::int64_t max_tokens = 0;   // of a micro-batch
+    std::int64_t max_seq_len = 0;  // positions 0 … max_seq_len-1
+    bool training = false;         // room for a backward pass
+  };
+  struct Memory {
+    std::int64_t activations = 0;  // kept from forward to backward of one micro-batch
+    std::int64_t recomputed = 0;   // one block's recomputed tensors (0 with ActivationStorage::full)
+    std::int64_t work = 0;         // gradients of one block's activations, a piece of the logits, tables
+    std::int64_t total() const { return activations + recomputed + work; }
+  };
+  static Memory memory_needed(const ModelConfig& config, const Options& options);
+
+  // Reserves that memory.
+  Transformer(const ModelConfig& config, const ParameterList& list, const Options& options);
   ~Transformer();
 
-  struct Memory {
-    std::int64_t activations = 0;  // kept from forward to backward, per micro-batch
-    std::int64_t work = 0;         // temporaries of one layer and of the loss
-  };
-  static Memory memory_needed(const ModelConfig& config, Precision precision, ActivationStorage storage, std::int64_t max_tokens,
-                              std::int64_t max_seq_len, bool training);
-
-  // Adds the micro-batch's losses to `sums` and its gradients to `gradients` (skipped when null: evaluation).
+  // Adds the micro-batch's losses to `sums` and its gradients to `gradients` (null: evaluation, no backward).
   // MTP losses are computed when `with_mtp`.
   void forward_backward(const kernels::Context& ctx, const SlabBuffers& weights, const MicroBatch& batch, const LossWeights& scale,
                         bool with_mtp, const SlabBuffers* gradients, LossSums& sums);
 
-  // Per-token losses of the main model in nats, accumulator type [1, tokens] (targets −1 give 0), and nothing else.
+  // Losses of the main model in nats, accumulator type [1, tokens]; 0 where the target is −1.
   void score(const kernels::Context& ctx, const SlabBuffers& weights, const MicroBatch& batch, core::Mat loss_1T);
 
-  // Logits of the given rows of a batch; ids are one sequence from position 0. logits: accumulator type [ids, W].
+  // Logits (accumulator type, [ids, W]) of one sequence from position 0.
   void logits(const kernels::Context& ctx, const SlabBuffers& weights, std::span<const std::int32_t> ids, core::Mat logits_TW);
 
-  // Draft accuracy and decoding with a cache live in infer/.
-  const ModelConfig& config() const;
+  // Takes `ids` at positions first_position … of a sequence whose earlier keys and values are in `cache` (one entry a main
+  // layer, a row a position), adds theirs, and writes the logits [1, W] after the last.
+  void extend(const kernels::Context& ctx, const SlabBuffers& weights, std::span<const std::int32_t> ids, std::int64_t first_position,
+              std::span<const KeyValueRows> cache, core::Mat logits_1W);
 
  private:
   struct State;

@@ -1,0 +1,52 @@
+// What every layer of one forward or backward pass sees: the context, the shape, the weights and where the tokens stand.
+#pragma once
+
+#include "model/params.h"
+
+#include <span>
+
+namespace finback::model {
+
+// Types of a run (docs/decisions.md: "Precision is two types").
+struct Precision {
+  core::DType storage = core::DType::bf16;     // activations and the compute copy of the weights
+  core::DType accumulator = core::DType::f32;  // gradients, masters, logits, losses
+};
+
+struct Run {
+  const kernels::Context& ctx;
+  const ModelConfig& config;
+  Precision precision;
+  const SlabBuffers& weights;
+  const SlabBuffers* gradients;  // null: no backward pass follows
+  std::int64_t tokens, sequences;
+  std::span<const kernels::Segment> segments;
+  std::span<const std::int32_t> positions_T;
+  core::ConstMat cos_sin_PR;
+  bool recompute;  // backward computes norms, up-projections and SwiGLU outputs again
+
+  const kernels::Table& k() const { return ctx.kernels; }
+  core::ConstMat weight(int slab) const { return weights.slabs[static_cast<std::size_t>(slab)]; }
+  core::Mat gradient(int slab) const { return gradients->slabs[static_cast<std::size_t>(slab)]; }
+  kernels::WeightView linear(int slab, std::int64_t groups = 1) const {
+    const core::ConstMat w = weight(slab);
+    return {w.data, w.dtype, groups, w.rows / groups, w.cols};
+  }
+};
+
+// The slabs of one decoder block, −1 where the block has none.
+struct BlockSlabs {
+  int input_norm = -1, qkv_a = -1, q_a_norm = -1, q_b = -1, kv_a_norm = -1, kv_b = -1, o = -1, post_norm = -1;
+  int gate = -1, gate_bias = -1, expert_gate_up = -1, expert_down = -1;
+  int gate_up = -1, down = -1;                               // dense layer, or the shared experts
+  int enorm = -1, hnorm = -1, eh_proj = -1, head_norm = -1;  // MTP blocks
+};
+
+struct ModelSlabs {
+  int embedding = -1, norm = -1, head = -1;
+  std::vector<BlockSlabs> blocks;
+};
+
+ModelSlabs find_slabs(const ModelConfig& config, const ParameterList& list);
+
+}  // namespace finback::model
