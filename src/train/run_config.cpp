@@ -128,28 +128,28 @@ const std::vector<Key>& keys() {
 
 // ---- names
 
-std::size_t edit_distance(std::string_view a, std::string_view b) {
+// 0 (equal) to 1 (nothing in common): insertions and deletions that turn a into b, over both lengths.
+double unlikeness(std::string_view a, std::string_view b) {
   std::vector<std::size_t> row(b.size() + 1);
   std::iota(row.begin(), row.end(), std::size_t{0});
   for (std::size_t i = 1; i <= a.size(); ++i) {
     std::size_t diagonal = row[0];
     row[0] = i;
     for (std::size_t j = 1; j <= b.size(); ++j) {
-      const std::size_t replaced = diagonal + (a[i - 1] != b[j - 1]);
+      const std::size_t kept = a[i - 1] == b[j - 1] ? diagonal : diagonal + 2;
       diagonal = row[j];
-      row[j] = std::min({replaced, row[j] + 1, row[j - 1] + 1});
+      row[j] = std::min({kept, row[j] + 1, row[j - 1] + 1});
     }
   }
-  return row.back();
+  return static_cast<double>(row.back()) / static_cast<double>(a.size() + b.size() + 1);
 }
 
-// The key whose name is nearest, first by its own name, then by the name with its section. Long names are cut: they come from outside.
+// The key whose name is nearest, by its own name first and its section then. Long names are cut: they come from outside.
 std::string nearest(std::string_view section, std::string_view name) {
   constexpr std::size_t kLongest = 64;
   section = section.substr(0, kLongest);
   name = name.substr(0, kLongest);
-  const std::string wanted = fmt::format("{}.{}", section, name);
-  const auto distance = [&](const Key& k) { return 2 * edit_distance(name, k.name) + edit_distance(wanted, k.full()); };
+  const auto distance = [&](const Key& k) { return 2 * unlikeness(name, k.name) + unlikeness(section, k.section); };
   const auto& all = keys();
   return std::min_element(all.begin(), all.end(), [&](const Key& a, const Key& b) { return distance(a) < distance(b); })->full();
 }

@@ -1,5 +1,7 @@
 #include "train/recipe.h"
 
+#include "core/rng.h"
+
 #include <gtest/gtest.h>
 
 #include <vector>
@@ -86,9 +88,10 @@ TEST(Recipe, BiasMovesBySignOfTheLoadAlone) {
 
 // The rule's purpose: a gate with a built-in preference is levelled out, and the bias stays bounded while it is.
 TEST(Recipe, BiasLevelsASkewedGate) {
-  constexpr int kExperts = 8, kTokens = 64;
+  constexpr int kExperts = 8, kTokens = 512;
   float bias[kExperts] = {};
   const core::Mat b = core::mat(bias, core::DType::f32, 1, kExperts);
+  const core::Rng noise(1, core::Stream::test);
   double imbalance = 0;
   for (int step = 0; step < 2000; ++step) {
     std::vector<std::int64_t> load(kExperts, 0);
@@ -96,7 +99,7 @@ TEST(Recipe, BiasLevelsASkewedGate) {
       int best = 0;
       double best_score = -1e9;
       for (int e = 0; e < kExperts; ++e) {
-        const double score = 0.2 * e / kExperts + 0.1 * ((t * 37 + e * 101) % 64) / 64.0 + bias[e];
+        const double score = 0.2 * e / kExperts + 0.1 * noise.uniform(static_cast<std::uint64_t>(t * kExperts + e)) + bias[e];
         if (score > best_score) best_score = score, best = e;
       }
       ++load[static_cast<std::size_t>(best)];

@@ -1,0 +1,71 @@
+#include "train/state.h"
+
+#include "core/error.h"
+
+namespace finback::train {
+namespace {
+
+// A separate compute copy is needed only where it has a narrower type than the masters.
+bool has_copy(model::Precision p) { return p.storage != p.accumulator; }
+
+template <class Take>
+std::int64_t counted(Take&& take) {
+  core::Arena count = core::Arena::counting();
+  take(count);
+  return count.high_water();
+}
+
+}  // namespace
+
+std::string describe(const MemoryByKind& memory) {
+  std::string out;
+  const auto line = [&](std::string_view kind, std::int64_t bytes, std::string_view meaning) {
+    out += fmt::format("  {:<12} {:>10.1f} MiB  {}\n", kind, static_cast<double>(bytes) / (1 << 20), meaning);
+  };
+  line("weights", memory.weights, "compute copy (none where the masters serve)");
+  line("master", memory.master, "FP32 weights that the optimiser moves");
+  line("moments", memory.moments, "of AdamW");
+  line("gradients", memory.gradients, "FP32, summed over a step's micro-batches");
+  line("activations", memory.activations, "kept from forward to backward, of one micro-batch");
+  line("work", memory.work, "temporaries of a layer, the loss and the kernels");
+  line("batch", memory.batch, "tokens of a step");
+  line("snapshot", memory.snapshot, "what a checkpoint is written from while training goes on");
+  line("total", memory.total(), "");
+  return out;
+}
+
+MemoryByKind TrainState::memory_needed(const model::ParameterList& list, model::Precision precision, core::DType moments) {
+  MemoryByKind need;
+  if (has_copy(precision)) need.weights = counted([&](core::Arena& a) { model::take_slabs(a, list, precision.storage); });
+  need.master = counted([&](core::Arena& a) { model::take_slabs(a, list, precision.accumulator); });
+  need.moments = 2 * counted([&](core::Arena& a) { model::take_slabs(a, list, moments, /*trained_only=*/true); });
+  need.gradients = counted([&](core::Arena& a) { model::take_slabs(a, list, precision.accumulator, /*trained_only=*/true); });
+  return need;
+}
+
+TrainState::TrainState(const model::ParameterList& parameters, model::Precision precision, core::DType moments)
+    : list(parameters),
+      master_arena_("master", memory_needed(list, precision, moments).master),
+      moments_arena_("moments", memory_needed(list, precision, moments).moments),
+      gradients_arena_("gradients", memory_needed(list, precision, moments).gradients),
+      weights_arena_("weights", memory_needed(list, precision, moments).weights) {
+  master = model::take_slabs(master_arena_, list, precision.accumulator);
+  m = model::take_slabs(moments_arena_, list, moments, /*trained_only=*/true);
+  v = model::take_slabs(moments_arena_, list, moments, /*trained_only=*/true);
+  gradients = model::take_slabs(gradients_arena_, list, precision.accumulator, /*trained_only=*/true);
+  weights = has_copy(precision) ? model::take_slabs(weights_arena_, list, precision.storage) : master;
+  for (std::size_t s = 0; s < list.slabs.size(); ++s)
+    if (list.slabs[s].role == model::Role::gate_bias) weights.slabs[s] = master.slabs[s];
+}
+
+void TrainState::initialise(const model::ModelConfig& config, std::uint64_t seed, const kernels::Context& ctx) {
+  model::initialise(config, list, seed, ctx.team, master);
+  refresh_weights(ctx);
+}
+
+void TrainState::refresh_weights(const kernels::Context& ctx) {
+  for (std::size_t s = 0; s < list.slabs.size(); ++s)
+    if (weights.slabs[s].data != master.slabs[s].data) ctx.kernels.convert(ctx, master.slabs[s], weights.slabs[s]);
+}
+
+}  // namespace finback::train

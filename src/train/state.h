@@ -1,0 +1,58 @@
+// All that a run carries from one step to the next: master weights, moments, gate biases and a few counters. It is what a
+// checkpoint holds; the rest (gradients, compute copies, activations) is made anew in every step.
+#pragma once
+
+#include "core/arena.h"
+#include "model/params.h"
+#include "model/transformer.h"
+#include "train/guard.h"
+#include "train/run_config.h"
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace finback::train {
+
+struct Counters {
+  std::int64_t step = 0;             // steps done; the next one has this number
+  std::int64_t optimizer_steps = 0;  // those that changed the weights (AdamW's bias corrections count these)
+  std::int64_t sequences = 0;        // taken from the data: the position in it
+  std::int64_t tokens = 0;           // consumed
+  std::int64_t skipped = 0, rollbacks = 0;
+  std::int64_t bad_in_a_row = 0;  // NaN or infinite steps
+  SpikeGuard guard;
+};
+
+// Memory by kind, in bytes. The same code counts and takes it.
+struct MemoryByKind {
+  std::int64_t weights = 0, master = 0, moments = 0, gradients = 0, activations = 0, work = 0, batch = 0, snapshot = 0;
+  std::int64_t total() const { return weights + master + moments + gradients + activations + work + batch + snapshot; }
+};
+std::string describe(const MemoryByKind& memory);
+
+// The buffers. With fp32 (and fp64) the master weights are the compute copy, and `weights` shows them. A gate's bias has one
+// copy, in `master`.
+class TrainState {
+ public:
+  TrainState(const model::ParameterList& list, model::Precision precision, core::DType moments);
+
+  static MemoryByKind memory_needed(const model::ParameterList& list, model::Precision precision, core::DType moments);
+
+  // Initial values, and the compute copy made from them.
+  void initialise(const model::ModelConfig& config, std::uint64_t seed, const kernels::Context& ctx);
+  // weights = round(master), after the masters were written from outside.
+  void refresh_weights(const kernels::Context& ctx);
+
+  const model::ParameterList& list;
+  Counters counters;
+  model::SlabBuffers master, m, v, gradients, weights;
+
+ private:
+  core::Arena master_arena_, moments_arena_, gradients_arena_, weights_arena_;
+};
+
+// The whole matrix as one row.
+inline core::Mat flat(core::Mat x) { return core::mat(x.data, x.dtype, 1, x.size()); }
+
+}  // namespace finback::train

@@ -1,0 +1,209 @@
+#include "train/trainer.h"
+
+#include "core/error.h"
+#include "train/recipe.h"
+
+#include <xxhash.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+namespace finback::train {
+namespace {
+
+core::DType moments_of(const RunConfig& run) { return run.optimizer.moments == "bf16" ? core::DType::bf16 : core::DType::f32; }
+
+bool has_mtp(const RunConfig& run, const model::ModelConfig& config, std::int64_t step) {
+  return config.num_nextn_predict_layers > 0 && mtp_loss_weight(run, step) > 0;
+}
+
+std::int64_t batch_bytes(const RunConfig& run) {
+  return 2 * run.train.global_batch * run.data.seq_len * static_cast<std::int64_t>(sizeof(std::int32_t));
+}
+
+void zero(core::Team& team, const model::SlabBuffers& buffers) {
+  constexpr std::int64_t kRun = 1 << 20;  // bytes a task
+  for (const core::Mat& x : buffers.slabs) {
+    if (!x) continue;
+    auto* bytes = static_cast<std::byte*>(x.data);
+    core::parallel_for(team, (x.bytes() + kRun - 1) / kRun, [&](std::int64_t task) {
+      std::memset(bytes + task * kRun, 0, static_cast<std::size_t>(std::min(kRun, x.bytes() - task * kRun)));
+    });
+  }
+}
+
+double mean(double sum, std::int64_t n) { return n > 0 ? sum / static_cast<double>(n) : 0; }
+
+}  // namespace
+
+MemoryByKind Trainer::memory_needed(const RunConfig& run, const model::ModelConfig& config, const model::ParameterList& list, int threads) {
+  const auto precision = model::precision_of(run.train.precision);
+  MemoryByKind need = TrainState::memory_needed(list, precision, moments_of(run));
+  const auto activations = model::Transformer::memory_needed(config, precision, model::activation_storage_of(run.train.activation_storage),
+                                                             run.train.micro_batch * run.data.seq_len, run.data.seq_len, /*training=*/true);
+  need.activations = activations.activations;
+  need.work = activations.work + kernels::scratch_bytes(threads);
+  need.batch = batch_bytes(run);
+  return need;
+}
+
+Trainer::Trainer(const RunConfig& run, const model::ModelConfig& config, const model::ParameterList& list, core::Team& team,
+                 const kernels::Table& kernels, TokenSource tokens)
+    : run_(run),
+      config_(config),
+      team_(team),
+      kernels_(kernels),
+      source_(std::move(tokens)),
+      state_(list, model::precision_of(run.train.precision), moments_of(run)),
+      transformer_(config, list, model::precision_of(run.train.precision), model::activation_storage_of(run.train.activation_storage),
+                   run.train.micro_batch * run.data.seq_len, run.data.seq_len, /*training=*/true),
+      scratch_("scratch", kernels::scratch_bytes(team.threads())),
+      batch_arena_("batch", batch_bytes(run) + 128) {
+  const std::int64_t most = run.train.global_batch * run.data.seq_len;
+  inputs_ = {batch_arena_.take_array<std::int32_t>(most), static_cast<std::size_t>(most)};
+  targets_ = {batch_arena_.take_array<std::int32_t>(most), static_cast<std::size_t>(most)};
+  sums_.reset(config_);
+}
+
+StepReport Trainer::step() {
+  Counters& counters = state_.counters;
+  const std::int64_t step = counters.step;
+  const std::int64_t sequences = batch_size(run_, step);
+  const auto tokens = static_cast<std::size_t>(sequences * run_.data.seq_len);
+  source_(counters.sequences, inputs_.first(tokens), targets_.first(tokens));
+
+  StepReport report;
+  compute_gradients(sequences);
+  report.grad_norm = gradient_norm();
+  if (!std::isfinite(sums_.main) || !std::isfinite(report.grad_norm)) {
+    const std::uint64_t first = fingerprint();
+    compute_gradients(sequences);
+    report.grad_norm = gradient_norm();
+    report.recomputed = true;
+    report.suspected_corruption = fingerprint() != first;
+  }
+  report.step = step + 1;
+  report.sequences = sequences;
+  report.tokens = static_cast<std::int64_t>(tokens);
+  report.loss = mean(sums_.main, sums_.main_tokens);
+  report.learning_rate = learning_rate(run_, step);
+  for (std::size_t d = 0; d < sums_.mtp.size(); ++d)
+    report.mtp_loss += mean(sums_.mtp[d], sums_.mtp_tokens[d]) / static_cast<double>(sums_.mtp.size());
+  if (!sums_.mtp.empty()) report.mtp_acceptance = mean(static_cast<double>(sums_.mtp_accepted[0]), sums_.mtp_tokens[0]);
+  report.expert_load = sums_.expert_load;
+  describe_experts(report);
+  report.outcome = judge(report);
+  if (report.outcome == StepOutcome::rollback_wanted) return report;
+
+  if (report.outcome == StepOutcome::updated) {
+    const double clip = run_.optimizer.grad_clip;
+    update_weights(clip > 0 && report.grad_norm > clip ? clip / report.grad_norm : 1);
+    update_biases();
+  } else {
+    ++counters.skipped;
+  }
+  counters.step = step + 1;
+  counters.sequences += sequences;
+  counters.tokens += report.tokens;
+  return report;
+}
+
+// Balance loss a sequence and MoE layer, and the worst layer's imbalance.
+void Trainer::describe_experts(StepReport& report) const {
+  const std::span<const std::int64_t> load{sums_.expert_load};
+  const auto experts = static_cast<std::size_t>(config_.n_routed_experts);
+  std::int64_t layers = 0;
+  for (std::int64_t block = 0; block < config_.blocks(); ++block) {
+    if (!config_.is_moe_layer(block)) continue;
+    const double imbalance = load_imbalance(load.subspan(static_cast<std::size_t>(block) * experts, experts));
+    report.imbalance = std::max(report.imbalance, imbalance);
+    layers += imbalance > 0;
+  }
+  report.balance_loss = mean(sums_.balance, layers * report.sequences);
+}
+
+// gradients and sums_ of the step's whole batch; micro-batches are added in order.
+void Trainer::compute_gradients(std::int64_t sequences) {
+  const std::int64_t step = state_.counters.step, seq_len = run_.data.seq_len;
+  const std::int64_t tokens = sequences * seq_len;
+  const auto scored = std::count_if(targets_.begin(), targets_.begin() + tokens, [](std::int32_t t) { return t >= 0; });
+  const double per_token = scored > 0 ? 1 / static_cast<double>(scored) : 0;
+  const bool with_mtp = has_mtp(run_, config_, step);
+  model::LossWeights scale;
+  scale.main = per_token;
+  if (with_mtp) scale.mtp = mtp_loss_weight(run_, step) * per_token / static_cast<double>(config_.num_nextn_predict_layers);
+  scale.sequence_balance = run_.moe.sequence_balance_alpha / static_cast<double>(sequences);
+
+  zero(team_, state_.gradients);
+  sums_.reset(config_);
+  const kernels::Context ctx = context();
+  for (std::int64_t first = 0; first < sequences; first += run_.train.micro_batch) {
+    const auto begin = static_cast<std::size_t>(first * seq_len), count = static_cast<std::size_t>(run_.train.micro_batch * seq_len);
+    const model::MicroBatch batch{run_.train.micro_batch, seq_len, inputs_.subspan(begin, count), targets_.subspan(begin, count)};
+    transformer_.forward_backward(ctx, state_.weights, batch, scale, with_mtp, &state_.gradients, sums_);
+  }
+}
+
+// Summed tensor by tensor in the order of the checkpoint, so that the norm does not depend on how tensors are stacked in slabs.
+double Trainer::gradient_norm() {
+  const kernels::Context ctx = context();
+  double total = 0;
+  for (const model::Parameter& p : state_.list.parameters)
+    if (const core::Mat& slab = state_.gradients.slabs[static_cast<std::size_t>(p.slab)])
+      total += ctx.kernels.sum_squares(ctx, flat(slab.row_range(p.row, p.rows)));
+  return std::sqrt(total);
+}
+
+void Trainer::update_weights(double scale) {
+  const kernels::Context ctx = context();
+  const auto& o = run_.optimizer;
+  kernels::AdamW options{.lr = learning_rate(run_, state_.counters.step), .beta1 = o.beta1, .beta2 = o.beta2, .eps = o.eps};
+  options.step = ++state_.counters.optimizer_steps;
+  options.gradient_scale = scale;
+  for (std::size_t s = 0; s < state_.list.slabs.size(); ++s) {
+    if (!state_.gradients.slabs[s]) continue;
+    options.weight_decay = state_.list.slabs[s].weight_decay ? o.weight_decay : 0;
+    ctx.kernels.adamw(ctx, flat(state_.gradients.slabs[s]), options, flat(state_.master.slabs[s]), flat(state_.m.slabs[s]),
+                      flat(state_.v.slabs[s]), flat(state_.weights.slabs[s]));
+  }
+}
+
+void Trainer::update_biases() {
+  const double speed = bias_update_speed(run_, state_.counters.step);
+  const auto experts = static_cast<std::size_t>(config_.n_routed_experts);
+  for (std::size_t s = 0; s < state_.list.slabs.size(); ++s) {
+    const model::Slab& slab = state_.list.slabs[s];
+    if (slab.role != model::Role::gate_bias) continue;
+    const std::span<const std::int64_t> load{sums_.expert_load};
+    update_gate_bias(load.subspan(static_cast<std::size_t>(slab.layer) * experts, experts), speed, flat(state_.master.slabs[s]));
+  }
+}
+
+// Of all that a bad step is judged by. Only computed when something is wrong.
+std::uint64_t Trainer::fingerprint() const {
+  std::uint64_t sum = XXH3_64bits(&sums_.main, sizeof sums_.main);
+  for (const core::Mat& g : state_.gradients.slabs)
+    if (g) sum = XXH3_64bits_withSeed(g.data, static_cast<std::size_t>(g.bytes()), sum);
+  return sum;
+}
+
+StepOutcome Trainer::judge(StepReport& report) {
+  Counters& counters = state_.counters;
+  if (!std::isfinite(sums_.main) || !std::isfinite(report.grad_norm)) {
+    ++counters.bad_in_a_row;
+    return StepOutcome::skipped_nonfinite;
+  }
+  counters.bad_in_a_row = 0;
+  const auto& g = run_.guard;
+  SpikeGuard& guard = counters.guard;
+  report.loss_zscore = guard.loss.zscore(report.loss, g.spike_window);
+  report.norm_zscore = guard.norm.zscore(report.grad_norm, g.spike_window);
+  const bool spike = g.spike_zscore > 0 && std::max(report.loss_zscore, report.norm_zscore) > g.spike_zscore;
+  guard.loss.add(report.loss, g.spike_window, g.spike_zscore);
+  guard.norm.add(report.grad_norm, g.spike_window, g.spike_zscore);
+  if (!spike || g.spike_action == "log") return StepOutcome::updated;
+  return g.spike_action == "skip" ? StepOutcome::skipped_spike : StepOutcome::rollback_wanted;
+}
+
+}  // namespace finback::train

@@ -1,0 +1,74 @@
+// One training step, held in one function: tokens → forward and backward of each micro-batch → clipping → AdamW → the gate's
+// bias [V3 §2.1.2, §4.2]. The loop around it (evaluation, checkpoints, what a person sees) is in run.h.
+#pragma once
+
+#include "train/state.h"
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace finback::train {
+
+// Fills `inputs` and `targets` with whole sequences, the first of them number `first_sequence` of the run (from 0). A pure function.
+using TokenSource = std::function<void(std::int64_t first_sequence, std::span<std::int32_t> inputs, std::span<std::int32_t> targets)>;
+
+enum class StepOutcome {
+  updated,
+  skipped_nonfinite,  // loss or norm is NaN or infinite, twice with the same bits
+  skipped_spike,
+  rollback_wanted,  // a spike, and the run file says to go back; nothing was changed
+};
+
+struct StepReport {
+  StepOutcome outcome = StepOutcome::updated;
+  std::int64_t step = 0;  // steps done, this one counted
+  std::int64_t sequences = 0, tokens = 0;
+  double loss = 0, mtp_loss = 0, mtp_acceptance = 0, balance_loss = 0;  // means: nats a token, share of tokens, Σ f·P a sequence and layer
+  double grad_norm = 0, learning_rate = 0, imbalance = 0;               // imbalance: worst layer's busiest expert over the mean
+  double loss_zscore = 0, norm_zscore = 0;
+  bool recomputed = false;                    // the first result was NaN or infinite
+  bool suspected_corruption = false;          // … and the second differed in bits
+  std::span<const std::int64_t> expert_load;  // [blocks · E], until the next step
+};
+
+class Trainer {
+ public:
+  // Takes all memory. `tokens` is kept.
+  Trainer(const RunConfig& run, const model::ModelConfig& config, const model::ParameterList& list, core::Team& team,
+          const kernels::Table& kernels, TokenSource tokens);
+
+  // Without the snapshot. Computed from shapes alone, before anything is reserved.
+  static MemoryByKind memory_needed(const RunConfig& run, const model::ModelConfig& config, const model::ParameterList& list, int threads);
+
+  StepReport step();
+
+  TrainState& state() { return state_; }
+  model::Transformer& transformer() { return transformer_; }
+  kernels::Context context() { return {kernels_, team_, scratch_}; }
+  std::int64_t scratch_used() const { return scratch_.high_water(); }
+
+ private:
+  void compute_gradients(std::int64_t sequences);
+  double gradient_norm();
+  void update_weights(double scale);
+  void update_biases();
+  std::uint64_t fingerprint() const;
+  void describe_experts(StepReport& report) const;
+  StepOutcome judge(StepReport& report);
+
+  const RunConfig run_;
+  const model::ModelConfig config_;
+  core::Team& team_;
+  const kernels::Table& kernels_;
+  TokenSource source_;
+  TrainState state_;
+  model::Transformer transformer_;
+  core::Arena scratch_, batch_arena_;
+  std::span<std::int32_t> inputs_, targets_;  // of the largest step
+  model::LossSums sums_;
+};
+
+}  // namespace finback::train
