@@ -14,6 +14,7 @@ int main(int argc, char** argv) {
   app.set_version_flag("--version", "finback " FINBACK_VERSION);
   app.require_subcommand(1);
   app.get_formatter()->column_width(36);
+  finback::cli::add_doctor(app);
   try {
     app.parse(argc, argv);
     return static_cast<int>(Exit::done);

@@ -1,8 +1,8 @@
-#Every.cpp in this folder is compiled once per instruction set, into one object library each, and chosen at run time by
-#kernels / table.cpp.Such a file includes only intrinsics and plain - data headers(no standard library containers or
-#algorithms), keeps everything but its add_… function in an anonymous namespace, and reaches FB_ISA(the namespace of its
-#entry point) and its vector types from kernels / cpu / simd.h : an inline std::function compiled with AVX - 512 would be
-#linked into the whole program and crash older machines(tests / house checks the objects' symbols).
+# Every .cpp in this folder is compiled once per instruction set, into one object library each, and chosen at run time by
+# kernels/table.cpp. Such a file includes only intrinsics and plain-data headers (no standard library containers or
+# algorithms), keeps everything but its add_… function in an anonymous namespace, and reaches FB_ISA (the namespace of its
+# entry point) and its vector types from kernels/cpu/simd.h: an inline std:: function compiled with AVX-512 would be linked
+# into the whole program and crash older machines (tests/house checks the objects' symbols).
 file(GLOB kernel_sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/kernels/cpu/*.cpp)
 
 function(finback_isa name)
