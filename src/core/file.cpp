@@ -190,6 +190,39 @@ void MappedFile::check_unchanged() const {
     throw Error(Exit::io, "the file changed while it was read", path_, "wait until it is written completely and start again");
 }
 
+InputFile::InputFile(const std::string& path) : path_(path) {
+  do fd_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // a FIFO must not make us wait before it is refused
+  while (fd_ < 0 && errno == EINTR);
+  if (fd_ < 0) throw io_error("open", path, "check the path and the permissions");
+  struct stat st {};
+  if (::fstat(fd_, &st) != 0 || !S_ISREG(st.st_mode)) {
+    ::close(fd_);
+    throw Error(Exit::io, "not a regular file", path, "give the path of a file");
+  }
+  size_ = static_cast<std::uint64_t>(st.st_size);
+}
+
+InputFile::~InputFile() {
+  if (fd_ >= 0) ::close(fd_);
+}
+
+InputFile::InputFile(InputFile&& other) noexcept : path_(std::move(other.path_)), size_(other.size_), fd_(std::exchange(other.fd_, -1)) {}
+
+void InputFile::read(void* out, std::size_t size, std::uint64_t offset) const {
+  char* p = static_cast<char*>(out);
+  while (size > 0) {
+    const ssize_t n = ::pread(fd_, p, size, static_cast<off_t>(offset));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) throw io_error("read", path_, "check the disk");
+    if (n == 0)
+      throw Error(Exit::io, fmt::format("the file ends at byte {}, it had {} when it was opened", offset, size_), path_,
+                  "wait until it is written completely and start again");
+    p += n;
+    offset += static_cast<std::uint64_t>(n);
+    size -= static_cast<std::size_t>(n);
+  }
+}
+
 std::string read_file(const std::string& path, std::uint64_t max_bytes) {
   int fd;
   do fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
@@ -245,9 +278,20 @@ AtomicFile::~AtomicFile() {
   ::unlink(temporary_.c_str());
 }
 
-void AtomicFile::write(const void* data, std::size_t size) { sys::write_all(fd_, data, size, temporary_); }
+void AtomicFile::write(const void* data, std::size_t size) {
+  constexpr std::size_t kBuffer = 256 << 10;
+  if (buffer_.size() + size > kBuffer) flush();
+  if (size > kBuffer) sys::write_all(fd_, data, size, temporary_);
+  else buffer_.append(static_cast<const char*>(data), size);
+}
+
+void AtomicFile::flush() {
+  sys::write_all(fd_, buffer_.data(), buffer_.size(), temporary_);
+  buffer_.clear();
+}
 
 void AtomicFile::commit() {
+  flush();
   sys::sync_file(fd_, temporary_);
   sys::rename(temporary_, path_);
   ::close(std::exchange(fd_, -1));

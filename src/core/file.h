@@ -33,6 +33,26 @@ class MappedFile {
   int fd_ = -1;
 };
 
+// Reads anywhere in a file by pread(2): a file that another process truncates meanwhile is an Error(io), never a SIGBUS.
+// May be shared by threads.
+class InputFile {
+ public:
+  explicit InputFile(const std::string& path);  // throws Error(io); a folder or a device is refused
+  ~InputFile();
+  InputFile(InputFile&& other) noexcept;
+  InputFile& operator=(InputFile&&) = delete;
+
+  // All of `size` bytes at `offset`, or Error(io).
+  void read(void* out, std::size_t size, std::uint64_t offset) const;
+  std::uint64_t size() const { return size_; }  // when it was opened
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string path_;
+  std::uint64_t size_ = 0;
+  int fd_ = -1;
+};
+
 // The whole file. Throws Error(io) if it cannot be read, Error(bad_input) if it is larger than `max_bytes`.
 std::string read_file(const std::string& path, std::uint64_t max_bytes);
 
@@ -40,8 +60,8 @@ bool exists(const std::string& path);
 std::uint64_t file_size(const std::string& path);
 void make_directories(const std::string& path);
 
-// A file being written. Nothing appears under `path` before commit(): bytes go to `path`.tmp-PID, then fsync, rename,
-// fsync of the folder. Without commit() the temporary file is removed. Throws Error(io).
+// A file being written, buffered. Nothing appears under `path` before commit(): bytes go to `path`.tmp-PID, then fsync,
+// rename, fsync of the folder. Without commit() the temporary file is removed. Throws Error(io).
 class AtomicFile {
  public:
   explicit AtomicFile(std::string path);
@@ -52,7 +72,8 @@ class AtomicFile {
   void commit();
 
  private:
-  std::string path_, temporary_;
+  void flush();
+  std::string path_, temporary_, buffer_;
   int fd_ = -1;
 };
 
