@@ -19,6 +19,7 @@ struct Backend {
 
 void fill_reference(Table& t) {
   using namespace reference_kernels;
+  add_linear(t);
   add_norm(t);
   add_rope(t);
   add_swiglu(t);
@@ -69,6 +70,44 @@ const Table* tables() {
 
 const Table& reference() { return tables()[0]; }
 
+// Every function of the table, in its order.
+struct Function {
+  std::string_view name;
+  bool (*missing)(const Table&);
+  bool (*same)(const Table&, const Table&);
+};
+#define FB_FUNCTION(f)                                                                                           \
+  {                                                                                                              \
+    #f, [](const Table& t) { return t.f == nullptr; }, [](const Table& a, const Table& b) { return a.f == b.f; } \
+  }
+constexpr Function kFunctions[] = {
+    FB_FUNCTION(linear_forward),
+    FB_FUNCTION(linear_backward_input),
+    FB_FUNCTION(linear_backward_weight),
+    FB_FUNCTION(attention_forward),
+    FB_FUNCTION(attention_backward),
+    FB_FUNCTION(rms_norm_forward),
+    FB_FUNCTION(rms_norm_backward_input),
+    FB_FUNCTION(rms_norm_backward_weight),
+    FB_FUNCTION(rope),
+    FB_FUNCTION(swiglu_forward),
+    FB_FUNCTION(swiglu_backward),
+    FB_FUNCTION(gate_forward),
+    FB_FUNCTION(balance_forward),
+    FB_FUNCTION(gate_backward),
+    FB_FUNCTION(gather_rows),
+    FB_FUNCTION(combine_rows),
+    FB_FUNCTION(embedding_forward),
+    FB_FUNCTION(embedding_backward),
+    FB_FUNCTION(cross_entropy),
+    FB_FUNCTION(adamw),
+    FB_FUNCTION(sum_squares),
+    FB_FUNCTION(add),
+    FB_FUNCTION(convert),
+};
+#undef FB_FUNCTION
+static_assert(sizeof(Table) == sizeof(std::string_view) + std::size(kFunctions) * sizeof(void (*)()), "a function is missing above");
+
 std::vector<std::string_view> runnable() {
   std::vector<std::string_view> names;
   for (const Backend& b : kBackends)
@@ -90,6 +129,16 @@ const Table& by_name(std::string_view name) {
 const Table& best() {
   if (const char* name = std::getenv("FINBACK_ISA"); name && *name) return by_name(name);
   return by_name(runnable().back());
+}
+
+std::string coverage(const Table& table) {
+  std::string lines;
+  for (const Function& f : kFunctions) {
+    std::size_t i = 0;
+    while (i + 1 < kCount && !f.same(table, tables()[i])) ++i;
+    lines += fmt::format("{} {}\n", f.name, f.missing(table) ? "missing" : tables()[i].name);
+  }
+  return lines;
 }
 
 }  // namespace finback::kernels
