@@ -10,7 +10,7 @@ TEST(Linear, TheReferenceIsTheThreeProductsOfTheDefinition) {
   // Two experts of 2 x 3; rows 0 and 1 go to expert 0, row 2 to expert 1.
   const double w[] = {1, 2, 3, 4, 5, 6, /**/ -1, 0, 1, 2, 0, -2};
   const double x[] = {1, 0, -1, 2, 1, 0, 1, 2, 3};
-  const std::int64_t offsets[] = {0, 2, 3};
+  const std::vector<std::int64_t> offsets = {0, 2, 3};
   const WeightView view{w, DType::f64, 2, 2, 3};
   Fenced y = constant_matrix(DType::f64, 3, 2, 10), dx(DType::f64, 3, 3), dw = constant_matrix(DType::f64, 4, 3, 100);
   ctx.kernels.linear_forward(ctx, core::const_mat(x, DType::f64, 3, 3), view, offsets, y, y);
