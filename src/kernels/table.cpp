@@ -20,6 +20,7 @@ struct Backend {
 void fill_reference(Table& t) {
   using namespace reference_kernels;
   add_linear(t);
+  add_attention(t);
   add_norm(t);
   add_rope(t);
   add_swiglu(t);
