@@ -54,7 +54,8 @@ std::vector<std::uint32_t> by_decreasing_length(std::span<const std::int32_t> le
   for (const std::int32_t n : lengths) ++begin[static_cast<std::size_t>(capacity - n + 1)];
   for (std::size_t i = 1; i < begin.size(); ++i) begin[i] += begin[i - 1];
   std::vector<std::uint32_t> order(lengths.size());
-  for (std::size_t p = 0; p < lengths.size(); ++p) order[begin[static_cast<std::size_t>(capacity - lengths[p])]++] = static_cast<std::uint32_t>(p);
+  for (std::size_t p = 0; p < lengths.size(); ++p)
+    order[begin[static_cast<std::size_t>(capacity - lengths[p])]++] = static_cast<std::uint32_t>(p);
   return order;
 }
 
