@@ -32,7 +32,11 @@ void fill_reference(Table& t) {
   add_elementwise(t);
 }
 
-#define FB_FILL(isa) [](Table& t) { isa::add_elementwise(t); }
+#define FB_FILL(isa)         \
+  [](Table& t) {             \
+    isa::add_linear(t);      \
+    isa::add_elementwise(t); \
+  }
 
 bool always() { return true; }
 #if defined(__x86_64__)
