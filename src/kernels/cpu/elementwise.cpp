@@ -1,5 +1,6 @@
-// Plain helpers: y = a + b.
+// Plain helpers: y = a + b, and conversion between storage types.
 #include "kernels/cpu/entries.h"
+#include "kernels/cpu/rows.h"
 #include "kernels/cpu/simd.h"
 #include "kernels/kernels.h"
 
@@ -7,47 +8,45 @@ namespace finback::kernels::FB_ISA {
 namespace {
 
 template <class T>
-vf load_any(const T* p) {
-  if constexpr (sizeof(T) == 4) return load(p);
-  else return load_bf16(p);
-}
-template <class T>
-void store_any(T* p, vf x) {
-  if constexpr (sizeof(T) == 4) store(p, x);
-  else store_bf16(p, x);
-}
-
-template <class T>
-void add_row(const T* a, const T* b, T* y, int64_t n) {
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) store_any(y + i, load_any(a + i) + load_any(b + i));
-  if (i < n) {
-    T ta[kLanes] = {}, tb[kLanes] = {}, ty[kLanes];
-    memcpy(ta, a + i, static_cast<size_t>(n - i) * sizeof(T));
-    memcpy(tb, b + i, static_cast<size_t>(n - i) * sizeof(T));
-    store_any(ty, load_any(ta) + load_any(tb));
-    memcpy(y + i, ty, static_cast<size_t>(n - i) * sizeof(T));
-  }
-}
-
-struct Add {
-  ConstMat a, b;
-  Mat y;
-};
-
-void add_task(void* argument, int64_t task, int) {
-  const Add& s = *static_cast<const Add*>(argument);
-  if (s.y.dtype == DType::bf16) add_row(s.a.row<uint16_t>(task), s.b.row<uint16_t>(task), s.y.row<uint16_t>(task), s.y.cols);
-  else add_row(s.a.row<float>(task), s.b.row<float>(task), s.y.row<float>(task), s.y.cols);
+void add_as(const Context& ctx, ConstMat a, ConstMat b, Mat y) {
+  const bool gapless = a.contiguous() && b.contiguous() && y.contiguous();
+  for_elements(ctx.team, y.rows, y.cols, gapless, [&](int64_t row, Range columns) {
+    const T *pa = a.row<T>(row), *pb = b.row<T>(row);
+    T* py = y.row<T>(row);
+    for (int64_t i = columns.begin; i < columns.end; i += kLanes) {
+      const int64_t n = columns.end - i;
+      store(py + i, load(pa + i, n) + load(pb + i, n), n);
+    }
+  });
 }
 
 void add(const Context& ctx, ConstMat a, ConstMat b, Mat y) {
-  Add s{a, b, y};
-  ctx.team.run(y.rows, add_task, &s);
+  if (y.dtype == DType::bf16) add_as<uint16_t>(ctx, a, b, y);
+  else if (y.dtype == DType::f32) add_as<float>(ctx, a, b, y);
+  else reference().add(ctx, a, b, y);
+}
+
+template <class X, class Y>
+void convert_as(const Context& ctx, ConstMat x, Mat y) {
+  for_elements(ctx.team, y.rows, y.cols, x.contiguous() && y.contiguous(), [&](int64_t row, Range columns) {
+    const X* px = x.row<X>(row);
+    Y* py = y.row<Y>(row);
+    for (int64_t i = columns.begin; i < columns.end; i += kLanes) store(py + i, load(px + i, columns.end - i), columns.end - i);
+  });
+}
+
+void convert(const Context& ctx, ConstMat x, Mat y) {
+  const bool x16 = x.dtype == DType::bf16, y16 = y.dtype == DType::bf16;
+  if ((!x16 && x.dtype != DType::f32) || (!y16 && y.dtype != DType::f32)) reference().convert(ctx, x, y);
+  else if (x16) y16 ? convert_as<uint16_t, uint16_t>(ctx, x, y) : convert_as<uint16_t, float>(ctx, x, y);
+  else y16 ? convert_as<float, uint16_t>(ctx, x, y) : convert_as<float, float>(ctx, x, y);
 }
 
 }  // namespace
 
-void add_elementwise(Table& table) { table.add = add; }
+void add_elementwise(Table& table) {
+  table.add = add;
+  table.convert = convert;
+}
 
 }  // namespace finback::kernels::FB_ISA

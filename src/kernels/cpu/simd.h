@@ -48,6 +48,40 @@ inline void store_bf16(uint16_t* p, vf x) {
 #endif
 }
 
+// The storage types of a kernel's template: float, or bf16 as uint16_t. n < kLanes takes that many elements, the rest are 0
+// (or `missing`).
+inline vf load(const uint16_t* p) { return load_bf16(p); }
+inline void store(uint16_t* p, vf x) { store_bf16(p, x); }
+template <class T>
+inline vf load(const T* p, int64_t n) {
+  if (n >= kLanes) return load(p);
+  T lanes[kLanes] = {};
+  memcpy(lanes, p, static_cast<size_t>(n) * sizeof(T));
+  return load(lanes);
+}
+inline vf load(const float* p, int64_t n, float missing) {
+  if (n >= kLanes) return load(p);
+  vf lanes = vf{} + missing;
+  memcpy(&lanes, p, static_cast<size_t>(n) * sizeof(float));
+  return lanes;
+}
+template <class T>
+inline void store(T* p, vf x, int64_t n) {
+  if (n >= kLanes) return store(p, x);
+  T lanes[kLanes];
+  store(lanes, x);
+  memcpy(p, lanes, static_cast<size_t>(n) * sizeof(T));
+}
+
+// x as it will be read again after it was stored as T.
+template <class T>
+inline vf round_to(vf x) {
+  if constexpr (sizeof(T) == 4) return x;
+  uint16_t lanes[kLanes];
+  store_bf16(lanes, x);
+  return load_bf16(lanes);
+}
+
 // What follows takes any vector of floats (V), vf or narrower.
 
 // a · b + c, fused where the instruction set can.
@@ -65,11 +99,13 @@ inline V vmin(V a, V b) {
   return a < b ? a : b;
 }
 
+// (Intrinsics are taken in their form with a mask, here full: GCC 12 warns that the plain one reads uninitialised memory.)
+
 // p · 2^n for integral n in [-160, 160], in two steps so that the result may be subnormal, zero or infinite.
 template <class V>
 inline V scale_by_power(V p, V n) {
 #if defined(__AVX512F__)
-  if constexpr (sizeof(V) == 64) return bits_as<V>(_mm512_scalef_ps(bits_as<__m512>(p), bits_as<__m512>(n)));
+  if constexpr (sizeof(V) == 64) return bits_as<V>(_mm512_maskz_scalef_ps(0xffff, bits_as<__m512>(p), bits_as<__m512>(n)));
 #endif
   using I = decltype(p < n);
   const I i = __builtin_convertvector(n, I), half = i >> 1;
@@ -114,23 +150,38 @@ inline V vexp2(V x) {
 }
 
 // Sum and maximum over the 16 lanes, halves folded together: one order everywhere.
+template <class Fold>
+inline float horizontal(vf x, Fold fold) {
+  x = fold(x, __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7));
+  x = fold(x, __builtin_shufflevector(x, x, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11));
+  x = fold(x, __builtin_shufflevector(x, x, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13));
+  return fold(x, __builtin_shufflevector(x, x, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14))[0];
+}
 inline float horizontal_sum(vf x) {
-#if defined(__AVX512F__)
-  return _mm512_reduce_add_ps(bits_as<__m512>(x));
-#else
-  float t[kLanes];
-  store(t, x);
-  for (int half = kLanes / 2; half; half /= 2)
-    for (int i = 0; i < half; ++i) t[i] += t[i + half];
-  return t[0];
-#endif
+  return horizontal(x, [](vf a, vf b) { return a + b; });
 }
 inline float horizontal_max(vf x) {
-  float t[kLanes];
-  store(t, x);
-  for (int half = kLanes / 2; half; half /= 2)
-    for (int i = 0; i < half; ++i) t[i] = t[i] > t[i + half] ? t[i] : t[i + half];
-  return t[0];
+  return horizontal(x, [](vf a, vf b) { return vmax(a, b); });
+}
+
+inline vf vsqrt(vf x) {
+#if defined(__AVX512F__)
+  return bits_as<vf>(_mm512_maskz_sqrt_ps(0xffff, bits_as<__m512>(x)));
+#else
+  for (int i = 0; i < kLanes; ++i) x[i] = __builtin_sqrtf(x[i]);
+  return x;
+#endif
+}
+
+// Σ f(i, lanes) over i = 0, 16, 32 … < n, lanes = min(16, n - i): four interleaved sums, so that the additions overlap.
+template <class F>
+inline float sum_over(int64_t n, F f) {
+  vf part[4] = {};
+  int64_t i = 0;
+  for (; i + 4 * kLanes <= n; i += 4 * kLanes)
+    for (int j = 0; j < 4; ++j) part[j] += f(i + j * kLanes, int64_t{kLanes});
+  for (; i < n; i += kLanes) part[0] += f(i, n - i < kLanes ? n - i : int64_t{kLanes});
+  return horizontal_sum((part[0] + part[1]) + (part[2] + part[3]));
 }
 
 }  // namespace

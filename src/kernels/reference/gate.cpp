@@ -2,6 +2,7 @@
 #include "kernels/cpu/entries.h"
 #include "kernels/reference/access.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -10,8 +11,8 @@ namespace {
 
 constexpr double kTiny = 1e-20;  // keeps the normalisation finite when every chosen score is 0, as Hugging Face does
 
-// Any number comes before NaN; equal values keep their order, so that the lower id wins.
-bool before(double a, double b) { return a > b || (std::isnan(b) && !std::isnan(a)); }
+// What a value counts in a choice: NaN comes last.
+double key(double x) { return std::isnan(x) ? -std::numeric_limits<double>::infinity() : x; }
 
 // s_E of one token. Softmax gives infinite logits their limit, and NaN to nobody but the NaN logits.
 void scores(ConstMat logits, std::int64_t t, Scoring scoring, double* s) {
@@ -30,26 +31,23 @@ void scores(ConstMat logits, std::int64_t t, Scoring scoring, double* s) {
   for (std::int64_t e = 0; e < experts; ++e) s[e] /= sum;
 }
 
-// Marks the k best of n values that are not taken yet: from `allowed` (null: all), ties to the lower index.
+// Marks the k best of those n values that are allowed (null: all), ties to the lower index.
 void mark_best(const double* value, std::int64_t n, std::int64_t k, const bool* allowed, bool* taken) {
   for (std::int64_t i = 0; i < n; ++i) taken[i] = false;
   for (std::int64_t j = 0; j < k; ++j) {
     std::int64_t best = -1;
     for (std::int64_t i = 0; i < n; ++i)
-      if (!taken[i] && (!allowed || allowed[i]) && (best < 0 || before(value[i], value[best]))) best = i;
+      if (!taken[i] && (!allowed || allowed[i]) && (best < 0 || key(value[i]) > key(value[best]))) best = i;
     taken[best] = true;
   }
 }
 
 double group_score(const double* choice, std::int64_t n, GroupScore kind) {
-  double first = choice[0], second = std::numeric_limits<double>::quiet_NaN();
+  double first = key(choice[0]), second = -std::numeric_limits<double>::infinity();
   for (std::int64_t i = 1; i < n; ++i) {
-    if (before(choice[i], first)) {
-      second = first;
-      first = choice[i];
-    } else if (before(choice[i], second)) {
-      second = choice[i];
-    }
+    const double c = key(choice[i]);
+    second = std::max(second, std::min(first, c));
+    first = std::max(first, c);
   }
   return kind == GroupScore::top2_sum && n > 1 ? first + second : first;
 }

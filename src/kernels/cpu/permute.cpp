@@ -1,0 +1,78 @@
+// Tokens to their experts' slots, and the slots' results back to tokens, as in kernels/reference/permute.cpp.
+#include "kernels/cpu/entries.h"
+#include "kernels/cpu/rows.h"
+#include "kernels/cpu/simd.h"
+#include "kernels/kernels.h"
+
+namespace finback::kernels::FB_ISA {
+namespace {
+
+void gather_rows(const Context& ctx, ConstMat x, std::span<const int32_t> slot_token, Mat y) {
+  const int32_t* token = slot_token.data();
+  const auto row_bytes = static_cast<size_t>(y.cols * core::size_of(y.dtype));
+  for_ranges(ctx.team, split_rows(y.rows, y.cols), [&](Range rows, int) {
+    for (int64_t s = rows.begin; s < rows.end; ++s) {
+      check_index("token", token[s], x.rows);
+      memcpy(y.at(s, 0), x.at(token[s], 0), row_bytes);
+    }
+  });
+}
+
+constexpr int kStrip = 4;  // vectors of a row that are summed at once
+
+// One strip of one token. The experts ascend, so that a routing group ends where an id passes its upper bound.
+template <class T>
+void combine_strip(ConstMat slots, const int32_t* expert, const int32_t* slot, int64_t chosen, int64_t per_group, int64_t column,
+                   int64_t columns, vf (&sum)[kStrip]) {
+  vf of_group[kStrip] = {};
+  int64_t bound = per_group;
+  for (int64_t k = 0; k < chosen; ++k) {
+    if (expert[k] >= bound) {
+      for (int j = 0; j < kStrip; ++j) {
+        sum[j] += round_to<T>(of_group[j]);
+        of_group[j] = vf{};
+      }
+      while (expert[k] >= bound) bound += per_group;
+    }
+    const T* p = slots.row<T>(slot[k]) + column;
+    for (int j = 0; j < kStrip; ++j)
+      if (j * kLanes < columns) of_group[j] += load(p + j * kLanes, columns - j * kLanes);
+  }
+  for (int j = 0; j < kStrip; ++j) sum[j] += round_to<T>(of_group[j]);
+}
+
+template <class T>
+void combine_as(const Context& ctx, ConstMat slots, ConstMat ids, ConstMat token_slots, int64_t per_group, ConstMat addend, Mat y) {
+  const int64_t n = y.cols, chosen = ids.cols;
+  for_ranges(ctx.team, split_rows(y.rows, n * (chosen + 1)), [&](Range rows, int) {
+    for (int64_t t = rows.begin; t < rows.end; ++t) {
+      const int32_t *expert = ids.row<int32_t>(t), *slot = token_slots.row<int32_t>(t);
+      for (int64_t k = 0; k < chosen; ++k) check_index("slot", slot[k], slots.rows);
+      const T* pa = addend ? addend.row<T>(t) : nullptr;
+      T* py = y.row<T>(t);
+      for (int64_t i = 0; i < n; i += kStrip * kLanes) {
+        vf sum[kStrip] = {};
+        for (int j = 0; j < kStrip; ++j)
+          if (pa && i + j * kLanes < n) sum[j] = load(pa + i + j * kLanes, n - i - j * kLanes);
+        combine_strip<T>(slots, expert, slot, chosen, per_group, i, n - i, sum);
+        for (int j = 0; j < kStrip; ++j)
+          if (i + j * kLanes < n) store(py + i + j * kLanes, sum[j], n - i - j * kLanes);
+      }
+    }
+  });
+}
+
+void combine_rows(const Context& ctx, ConstMat slots, ConstMat ids, ConstMat token_slots, int64_t per_group, ConstMat addend, Mat y) {
+  if (y.dtype == DType::bf16) combine_as<uint16_t>(ctx, slots, ids, token_slots, per_group, addend, y);
+  else if (y.dtype == DType::f32) combine_as<float>(ctx, slots, ids, token_slots, per_group, addend, y);
+  else reference().combine_rows(ctx, slots, ids, token_slots, per_group, addend, y);
+}
+
+}  // namespace
+
+void add_permute(Table& table) {
+  table.gather_rows = gather_rows;
+  table.combine_rows = combine_rows;
+}
+
+}  // namespace finback::kernels::FB_ISA
