@@ -42,6 +42,8 @@ void fill_reference(Table& t) {
     isa::add_embedding(t);   \
     isa::add_loss(t);        \
     isa::add_optimizer(t);   \
+    isa::add_linear(t);      \
+    isa::add_attention(t);   \
     isa::add_elementwise(t); \
   }
 

@@ -97,5 +97,177 @@ TEST(AttentionReference, OneTokenSeesItsOwnValue) {
   }
 }
 
+// ---- the fast tables
+
+// Several sequences of lengths around the sizes of blocks; head sizes that are no multiple of anything.
+std::vector<Segment> segments_of(std::initializer_list<std::int64_t> lengths) {
+  std::vector<Segment> segments;
+  std::int64_t row = 0;
+  for (std::int64_t n : lengths) {
+    segments.push_back({.q_row = row, .rows = n, .kv_row = row});
+    row += n;
+  }
+  return segments;
+}
+const std::vector<Segment> kLengths = segments_of({1, 5, 31, 32, 33, 63, 64, 65, 200, 1, 301});
+const AttentionShape kShapes[] = {{.heads = 1, .nope = 3, .rope = 2, .value = 5, .scale = 0.5},
+                                  {.heads = 3, .nope = 16, .rope = 17, .value = 34, .scale = 0.2},
+                                  {.heads = 2, .nope = 64, .rope = 32, .value = 64, .scale = 0.1}};
+constexpr DType kStorages[] = {DType::f32, DType::bf16};
+
+// Every fast table with every storage type.
+template <class Body>
+void for_each_path(Body&& body) {
+  for (std::string_view isa : fast_tables())
+    for (DType storage : kStorages) {
+      SCOPED_TRACE(fmt::format("{} {}", isa, core::name_of(storage)));
+      body(isa, storage);
+    }
+}
+
+// The largest Euclidean norm of a head's n columns; heads stand `stride` columns apart.
+double largest_norm(ConstMat x, std::int64_t heads, std::int64_t stride, std::int64_t n) {
+  double largest = 0;
+  for (std::int64_t r = 0; r < x.rows; ++r)
+    for (std::int64_t h = 0; h < heads; ++h) {
+      double sum = 0;
+      for (std::int64_t d = 0; d < n; ++d) sum += std::pow(get(x, r, h * stride + d), 2);
+      largest = std::max(largest, std::sqrt(sum));
+    }
+  return largest;
+}
+
+// How far a score may be off: a chain of n products in f32 loses at most n · 2^-24 of Σ|q·k| <= |q| |k|; scaling, and subtracting
+// the maximum, three more.
+double score_error(const Case& c) {
+  const AttentionShape& s = c.shape;
+  const double key = std::hypot(largest_norm(c.kv, s.heads, s.nope + s.value, s.nope), largest_norm(c.k_pe, 1, s.rope, s.rope));
+  const double n = static_cast<double>(s.nope + s.rope);
+  return (n + 3) * 0x1p-24 * s.scale * largest_norm(c.q, s.heads, s.nope + s.rope, s.nope + s.rope) * key;
+}
+
+// A weight and the sum of weights are each off by a score's error and a few ulps of exp, the two sums over keys by an ulp for each
+// key. Relative to Σ p |v|, which is `magnitude`; in bf16 weights and result are rounded to 8 bits too.
+testing::AssertionResult forward_agrees(const Case& got, const Case& want, const Case& magnitude) {
+  const double keys = static_cast<double>(kv_rows_of(want.segments)), e = score_error(want);
+  const double half = half_ulp(want.o.mat().dtype), weights = 2 * e + (2 * keys + 8) * 0x1p-24 + (half > 0x1p-20 ? half : 0);
+  for (std::int64_t r = 0; r < want.o.mat().rows; ++r)
+    for (std::int64_t d = 0; d < want.o.mat().cols; ++d) {
+      const double w = get(want.o, r, d), bound = (1 + half) * weights * get(magnitude.o, r, d) + half * std::abs(w);
+      if (!(std::abs(get(got.o, r, d) - w) <= bound * 1.01))
+        return testing::AssertionFailure() << "o[" << r << ", " << d << "] is " << get(got.o, r, d) << " for " << w << ", bound " << bound;
+    }
+  return close(got.lse, want.lse, {.absolute = e + (keys + 8) * 0x1p-24, .relative = 0x1p-22});
+}
+
+// The reference's outputs, and what they would be for the values' magnitudes.
+std::pair<Case, Case> reference_of(const Case& c) {
+  const Machine exact("reference", 1);
+  Case want = c, magnitude = c;
+  const AttentionShape& s = c.shape;
+  for (std::int64_t r = 0; r < c.kv.mat().rows; ++r)
+    for (std::int64_t h = 0; h < s.heads; ++h)
+      for (std::int64_t d = s.nope; d < s.nope + s.value; ++d) {
+        const std::int64_t column = h * (s.nope + s.value) + d;
+        put(magnitude.kv, r, column, std::abs(get(c.kv, r, column)));
+      }
+  want.forward(exact);
+  magnitude.forward(exact);
+  return {want, magnitude};
+}
+
+TEST(Attention, ForwardIsTheReferences) {
+  for (DType storage : kStorages)
+    for (const AttentionShape& shape : kShapes) {
+      Case got(shape, kLengths, storage);
+      const auto [want, magnitude] = reference_of(got);
+      for (std::string_view isa : fast_tables()) {
+        SCOPED_TRACE(fmt::format("{} {}", isa, core::name_of(storage)));
+        got.forward(Machine(isa, 2));
+        EXPECT_TRUE(forward_agrees(got, want, magnitude));
+        EXPECT_TRUE(got.o.fences_stand() && got.lse.fences_stand());
+      }
+    }
+}
+
+// Scores of ±1e4 would overflow an exponential that is not relative to the highest score.
+TEST(Attention, ForwardSurvivesLargeScores) {
+  for_each_path([](std::string_view isa, DType storage) {
+    AttentionShape shape = kShapes[1];
+    shape.scale = 1000;
+    Case got(shape, segments_of({100}), storage);
+    const auto [want, magnitude] = reference_of(got);
+    got.forward(Machine(isa, 1));
+    EXPECT_TRUE(forward_agrees(got, want, magnitude));
+  });
+}
+
+// A sequence as one segment, as three that read the same keys, and row by row as in decoding.
+TEST(Attention, ForwardRowsDoNotDependOnHowASequenceIsSplit) {
+  constexpr std::int64_t kRows = 301;
+  std::vector<Segment> three, rows;
+  for (const auto& [begin, end] : {std::pair{0, 7}, {7, 190}, {190, 301}}) three.push_back({begin, end - begin, begin, 0});
+  for (std::int64_t i = 0; i < kRows; ++i) rows.push_back({i, 1, i, 0});
+  for_each_path([&](std::string_view isa, DType storage) {
+    const Machine machine(isa, 2);
+    Case whole(kShapes[1], segments_of({kRows}), storage), split = whole, single = whole;
+    split.segments = three;
+    single.segments = rows;
+    whole.forward(machine);
+    split.forward(machine);
+    single.forward(machine);
+    EXPECT_TRUE(same_bits(split.o, whole.o));
+    EXPECT_TRUE(same_bits(split.lse, whole.lse));
+    EXPECT_TRUE(same_bits(single.o, whole.o));
+    EXPECT_TRUE(same_bits(single.lse, whole.lse));
+  });
+}
+
+// The second sequence alone, among others at other rows, and with a third sequence of NaN beside it.
+TEST(Attention, ForwardRowsDoNotDependOnOtherSequences) {
+  for_each_path([](std::string_view isa, DType storage) {
+    const Machine machine(isa, 2);
+    Case all(kShapes[1], segments_of({70, 100, 40}), storage), alone = all, beside_nan = all;
+    alone.segments = {all.segments[1]};
+    for (std::int64_t r = 170; r < 210; ++r) {
+      for (std::int64_t c = 0; c < all.kv.mat().cols; ++c) put(beside_nan.kv, r, c, NAN);
+      for (std::int64_t c = 0; c < all.q.mat().cols; ++c) put(beside_nan.q, r, c, NAN);
+    }
+    all.forward(machine);
+    alone.forward(machine);
+    beside_nan.forward(machine);
+    for (const Case* c : {&alone, &beside_nan}) {
+      EXPECT_TRUE(same_bits(c->o.mat().row_range(70, 100), all.o.mat().row_range(70, 100)));
+      EXPECT_TRUE(same_bits(c->lse.mat().row_range(70, 100), all.lse.mat().row_range(70, 100)));
+    }
+  });
+}
+
+TEST(Attention, ForwardNeverSeesLaterKeys) {
+  for_each_path([](std::string_view isa, DType storage) {
+    const Machine machine(isa, 2);
+    Case before(kShapes[1], segments_of({150}), storage), after = before;
+    for (std::int64_t r = 83; r < 150; ++r) {
+      for (std::int64_t c = 0; c < after.kv.mat().cols; ++c) put(after.kv, r, c, -1e4 * get(after.kv, r, c));
+      for (std::int64_t c = 0; c < after.k_pe.mat().cols; ++c) put(after.k_pe, r, c, 1e4);
+    }
+    before.forward(machine);
+    after.forward(machine);
+    EXPECT_TRUE(same_bits(after.o.mat().row_range(0, 83), before.o.mat().row_range(0, 83)));
+    EXPECT_FALSE(same_bits(after.o.mat().row_range(83, 1), before.o.mat().row_range(83, 1)));
+  });
+}
+
+TEST(Attention, ThreadsDoNotChangeABit) {
+  for_each_path([](std::string_view isa, DType storage) {
+    const Machine one(isa, 1), three(isa, 3);
+    Case a(kShapes[1], kLengths, storage), b = a;
+    a.forward(one);
+    b.forward(three);
+    EXPECT_TRUE(same_bits(a.o, b.o));
+    EXPECT_TRUE(same_bits(a.lse, b.lse));
+  });
+}
+
 }  // namespace
 }  // namespace finback::kernels::test

@@ -1,0 +1,193 @@
+// Causal attention, forward, by online softmax over blocks of keys (Milakov and Gimelshein, arXiv 1805.02867; Dao,
+// FlashAttention-2, arXiv 2307.08691). A task is one head and one block of queries.
+//
+// Queries lie along the lanes: scores are S[key][query], so that maxima, sums and masks need no exchange between lanes, keys
+// are read as they stand, and a query never meets another. Blocks of keys begin at multiples of kKeys positions. A masked key
+// has the weight zero, which adds nothing to the sums; so a query's result does not depend on who shares its block.
+#include "kernels/cpu/attention.h"
+
+#include "kernels/cpu/attention_tile.h"
+#include "kernels/cpu/entries.h"
+
+namespace finback::kernels::FB_ISA {
+namespace {
+
+constexpr int64_t kKeys = 64, kGroup = 32, kGroups = 4, kQueries = kGroup * kGroups;
+constexpr float kLog2E = 1.44269504f, kLn2 = 0.69314718f, kInfinity = __builtin_inff();
+
+struct Forward {
+  ConstMat q, kv, k_pe;
+  std::span<const Segment> segments;
+  AttentionShape shape;
+  Mat o, lse;
+  const int64_t* first_task;  // of each segment, and the number of tasks at the end
+  char* scratch;
+  int64_t thread_bytes;
+};
+
+// One thread's memory.
+template <class T>
+struct Buffers {
+  Element<T>* rows;        // queries or values as they stand, before they are packed
+  Element<T>* keys;        // [kKeys][key units]
+  Unit* values;            // [kKeys / per unit][value lanes]
+  Unit* queries[kGroups];  // [key units][kGroup]
+  float* out[kGroups];     // [value lanes][kGroup], not yet divided by the sum
+  float* scores;           // [kKeys][kGroup]
+  Unit* weights;           // [kKeys / per unit][kGroup]
+  float* out_rows;         // [kGroup][value lanes]
+  float* top;              // [kQueries]: the highest score so far, times scale · log2 e
+  float* sum;              // [kQueries]: of the weights so far, relative to top
+  float* factor;           // [kGroup]: what the last block's rise of top does to older weights
+
+  // Lays the buffers out from `at` and returns their end.
+  char* place(char* at, Extent<T> key, Extent<T> value) {
+    const auto take = [&at](int64_t words) {
+      char* p = at;
+      at += round_up(words, kLanes) * 4;
+      return static_cast<void*>(p);
+    };
+    rows = static_cast<Element<T>*>(take(kKeys * (key.units() > value.lanes() ? key.units() : value.lanes())));
+    keys = static_cast<Element<T>*>(take(kKeys * key.units()));
+    values = static_cast<Unit*>(take(kKeys / kPerUnit<T> * value.lanes()));
+    for (Unit*& q : queries) q = static_cast<Unit*>(take(key.units() * kGroup));
+    for (float*& o : out) o = static_cast<float*>(take(value.lanes() * kGroup));
+    scores = static_cast<float*>(take(kKeys * kGroup));
+    weights = kPairs<T> ? static_cast<Unit*>(take(kKeys / 2 * kGroup)) : reinterpret_cast<Unit*>(scores);
+    out_rows = static_cast<float*>(take(kGroup * value.lanes()));
+    top = static_cast<float*>(take(kQueries));
+    sum = static_cast<float*>(take(kQueries));
+    factor = static_cast<float*>(take(kGroup));
+    return at;
+  }
+};
+
+// One block of keys for up to kGroup queries: raises `top` to the block's highest score, turns scores into weights
+// 2^(score · scale − top) and adds them to `sum`, key by key. Key j is masked for lane l when l < j + diagonal.
+template <bool kPaired>
+void weigh(float* scores, int64_t keys, int64_t lanes, int64_t diagonal, float scale, float* top, float* sum, float* factor,
+           Unit* weights) {
+  const int64_t unmasked = least(diagonal > 0 ? 0 : 1 - diagonal, keys);
+  for (int64_t l = 0; l < lanes; l += kRegister) {
+    vr highest = splat_r(-kInfinity);
+    for (int64_t j = 0; j < unmasked; ++j) highest = vmax(load_r(scores + j * kGroup + l), highest);
+    for (int64_t j = unmasked; j < keys; ++j) {
+      const vr x = lane_numbers() + static_cast<float>(l) >= static_cast<float>(j + diagonal) ? load_r(scores + j * kGroup + l)
+                                                                                              : splat_r(-kInfinity);
+      store_r(scores + j * kGroup + l, x);
+      highest = vmax(x, highest);
+    }
+    const vr before = load_r(top + l), now = vmax(highest * scale, before), rise = vexp2(before - now);
+    vr total = load_r(sum + l) * rise;
+    const auto weight = [&](int64_t j) { return vexp2(madd(load_r(scores + j * kGroup + l), splat_r(scale), -now)); };
+    if constexpr (kPaired) {
+      for (int64_t j = 0; j < keys; j += 2) {
+        const vr even = weight(j), odd = weight(j + 1);
+        total += even;
+        total += odd;
+        store_pairs(weights + j / 2 * kGroup + l, even, odd);
+      }
+    } else {
+      for (int64_t j = 0; j < keys; ++j) {
+        const vr w = weight(j);
+        total += w;
+        store_r(weights + j * kGroup + l, w);
+      }
+    }
+    store_r(top + l, now);
+    store_r(sum + l, total);
+    store_r(factor + l, rise);
+  }
+}
+
+template <class T>
+void forward_task(void* argument, int64_t task, int thread) {
+  const Forward& f = *static_cast<const Forward*>(argument);
+  int64_t index = 0;
+  while (f.first_task[index + 1] <= task) ++index;
+  const Segment& s = f.segments[static_cast<size_t>(index)];
+  const int64_t blocks = (s.rows + kQueries - 1) / kQueries;
+  const int64_t head = (task - f.first_task[index]) / blocks, block = blocks - 1 - (task - f.first_task[index]) % blocks;
+
+  const Extent<T> key{f.shape.nope + f.shape.rope}, value{f.shape.value};
+  const int64_t key_row = key.units() * kPerUnit<T>;
+  const int64_t kv_column = head * (f.shape.nope + f.shape.value);
+  Buffers<T> b;
+  b.place(f.scratch + thread * f.thread_bytes, key, value);
+
+  const int64_t first = s.q_row + block * kQueries, rows = least(kQueries, s.rows - block * kQueries);
+  const int64_t position = s.first_position + block * kQueries;
+  const int64_t groups = (rows + kGroup - 1) / kGroup;
+  const auto group_rows = [&](int64_t g) { return least(kGroup, rows - g * kGroup); };
+  for (int64_t g = 0; g < groups; ++g) {
+    const int64_t lanes = round_up(group_rows(g), kLanes);
+    pack_rows<T>(f.q, first + g * kGroup, group_rows(g), head * key.n, key.n, b.rows, key_row);
+    pad(b.rows, group_rows(g), key.n, lanes, key_row);
+    transpose(lanes, key.units(), reinterpret_cast<const Unit*>(b.rows), key.units(), b.queries[g], kGroup);
+  }
+  for (int64_t i = 0; i < kQueries; ++i) b.top[i] = -kInfinity, b.sum[i] = 0;
+
+  const float scale = static_cast<float>(f.shape.scale * 1.4426950408889634);
+  for (int64_t key0 = 0; key0 < position + rows; key0 += kKeys) {
+    const int64_t keys = least(kKeys, position + rows - key0), padded = round_up(keys, 8);
+    pack_rows<T>(f.kv, s.kv_row + key0, keys, kv_column, f.shape.nope, b.keys, key_row);
+    pack_rows<T>(f.k_pe, s.kv_row + key0, keys, 0, f.shape.rope, b.keys + f.shape.nope, key_row);
+    pad(b.keys, keys, key.n, padded, key_row);
+    Element<T>* value_rows = kPairs<T> ? b.rows : reinterpret_cast<Element<T>*>(b.values);
+    pack_rows<T>(f.kv, s.kv_row + key0, keys, kv_column + f.shape.nope, value.n, value_rows, value.lanes());
+    pad(value_rows, keys, value.n, padded, value.lanes());
+    if constexpr (kPairs<T>) pair_rows(padded, value.lanes(), value_rows, value.lanes(), b.values, value.lanes());
+
+    for (int64_t g = 0; g < groups; ++g) {
+      const int64_t group_position = position + g * kGroup, lanes = round_up(group_rows(g), kLanes);
+      const int64_t seen = least(padded, round_up(group_position + group_rows(g) - key0, 8));
+      if (seen <= 0) continue;
+      product<kPairs<T>>(seen, lanes, key.depth(), reinterpret_cast<const Unit*>(b.keys), key.units(), 1, b.queries[g], kGroup, b.scores,
+                         kGroup, Start::zero);
+      weigh<kPairs<T>>(b.scores, seen, lanes, key0 - group_position, scale, b.top + g * kGroup, b.sum + g * kGroup, b.factor, b.weights);
+      product<kPairs<T>>(value.lanes(), lanes, seen / kPerUnit<T>, b.values, 1, value.lanes(), b.weights, kGroup, b.out[g], kGroup,
+                         key0 == 0 ? Start::zero : Start::scaled, b.factor);
+    }
+  }
+
+  for (int64_t g = 0; g < groups; ++g) {
+    const int64_t lanes = round_up(group_rows(g), kLanes);
+    transpose(value.lanes(), lanes, reinterpret_cast<const Unit*>(b.out[g]), kGroup, reinterpret_cast<Unit*>(b.out_rows), value.lanes());
+    for (int64_t i = 0; i < group_rows(g); ++i) {
+      const int64_t row = first + g * kGroup + i;
+      const float sum = b.sum[g * kGroup + i];
+      float* out = b.out_rows + i * value.lanes();
+      for (int64_t d = 0; d < value.lanes(); d += kRegister) store_r(out + d, load_r(out + d) / sum + 0.0f);  // + 0: one sign of zero
+      store_row(f.o.row<T>(row) + head * value.n, out, value.n);
+      f.lse.row<float>(row)[head] = b.top[g * kGroup + i] * kLn2 + __builtin_logf(sum);
+    }
+  }
+}
+
+template <class T>
+void forward(const Context& ctx, Forward& f) {
+  const int64_t mark = ctx.scratch.mark(), segments = static_cast<int64_t>(f.segments.size());
+  int64_t* first_task = static_cast<int64_t*>(ctx.scratch.take((segments + 1) * int64_t{sizeof(int64_t)}));
+  first_task[0] = 0;
+  for (int64_t i = 0; i < segments; ++i)
+    first_task[i + 1] = first_task[i] + f.shape.heads * ((f.segments[static_cast<size_t>(i)].rows + kQueries - 1) / kQueries);
+  f.first_task = first_task;
+  Buffers<T> sizes;
+  f.thread_bytes = sizes.place(nullptr, {f.shape.nope + f.shape.rope}, {f.shape.value}) - static_cast<char*>(nullptr);
+  f.scratch = static_cast<char*>(ctx.scratch.take(f.thread_bytes * ctx.team.threads()));
+  ctx.team.run(first_task[segments], forward_task<T>, &f);
+  ctx.scratch.release(mark);
+}
+
+void attention_forward(const Context& ctx, ConstMat q, ConstMat kv, ConstMat k_pe, std::span<const Segment> segments,
+                       const AttentionShape& shape, Mat o, Mat lse) {
+  Forward f{q, kv, k_pe, segments, shape, o, lse, nullptr, nullptr, 0};
+  if (q.dtype == DType::bf16) forward<uint16_t>(ctx, f);
+  else forward<float>(ctx, f);
+}
+
+}  // namespace
+
+void add_attention(Table& table) { table.attention_forward = attention_forward; }
+
+}  // namespace finback::kernels::FB_ISA
