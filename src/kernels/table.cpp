@@ -34,6 +34,8 @@ void fill_reference(Table& t) {
 
 #define FB_FILL(isa)         \
   [](Table& t) {             \
+    isa::add_linear(t);      \
+    isa::add_attention(t);   \
     isa::add_norm(t);        \
     isa::add_rope(t);        \
     isa::add_swiglu(t);      \
@@ -42,8 +44,6 @@ void fill_reference(Table& t) {
     isa::add_embedding(t);   \
     isa::add_loss(t);        \
     isa::add_optimizer(t);   \
-    isa::add_linear(t);      \
-    isa::add_attention(t);   \
     isa::add_elementwise(t); \
   }
 

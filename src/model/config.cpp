@@ -113,12 +113,12 @@ void check_consistency(const ModelConfig& c, const Fields& f) {
     if (c.topk_group > c.n_group)
       f.refuse("topk_group", fmt::format("is {}", c.topk_group), fmt::format("write 1 to n_group = {}", c.n_group));
     const auto per_group = c.n_routed_experts / c.n_group;
-    if (c.num_experts_per_tok > c.topk_group * per_group)
-      f.refuse("num_experts_per_tok", fmt::format("is {}", c.num_experts_per_tok),
-               fmt::format("write at most the {} experts of topk_group = {} groups", c.topk_group * per_group, c.topk_group));
     if (c.topk_method == "noaux_tc" && c.n_group > 1 && per_group < 2)
       f.refuse("n_group", fmt::format("is {}", c.n_group),
                "noaux_tc ranks groups by their two best experts: write a group count that leaves two experts in each");
+    if (c.num_experts_per_tok > c.topk_group * per_group)
+      f.refuse("num_experts_per_tok", fmt::format("is {}", c.num_experts_per_tok),
+               fmt::format("write at most the {} experts of topk_group = {} groups", c.topk_group * per_group, c.topk_group));
   }
   if (c.bos_token_id >= c.vocab_size)
     f.refuse("bos_token_id", fmt::format("is {}", c.bos_token_id), fmt::format("write less than vocab_size = {}", c.vocab_size));

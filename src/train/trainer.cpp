@@ -14,6 +14,14 @@ namespace {
 
 core::DType moments_of(const RunConfig& run) { return run.optimizer.moments == "bf16" ? core::DType::bf16 : core::DType::f32; }
 
+model::Transformer::Options options_of(const RunConfig& run) {
+  return {.precision = model::precision_of(run.train.precision),
+          .storage = model::activation_storage_of(run.train.activation_storage),
+          .max_tokens = run.train.micro_batch * run.data.seq_len,
+          .max_seq_len = run.data.seq_len,
+          .training = true};
+}
+
 bool has_mtp(const RunConfig& run, const model::ModelConfig& config, std::int64_t step) {
   return config.num_nextn_predict_layers > 0 && mtp_loss_weight(run, step) > 0;
 }
@@ -38,12 +46,10 @@ double mean(double sum, std::int64_t n) { return n > 0 ? sum / static_cast<doubl
 }  // namespace
 
 MemoryByKind Trainer::memory_needed(const RunConfig& run, const model::ModelConfig& config, const model::ParameterList& list, int threads) {
-  const auto precision = model::precision_of(run.train.precision);
-  MemoryByKind need = TrainState::memory_needed(list, precision, moments_of(run));
-  const auto activations = model::Transformer::memory_needed(config, precision, model::activation_storage_of(run.train.activation_storage),
-                                                             run.train.micro_batch * run.data.seq_len, run.data.seq_len, /*training=*/true);
-  need.activations = activations.activations;
-  need.work = activations.work + kernels::scratch_bytes(threads);
+  MemoryByKind need = TrainState::memory_needed(list, model::precision_of(run.train.precision), moments_of(run));
+  const auto transformer = model::Transformer::memory_needed(config, options_of(run));
+  need.activations = transformer.activations;
+  need.work = transformer.recomputed + transformer.work + kernels::scratch_bytes(threads);
   need.batch = batch_bytes(run);
   return need;
 }
@@ -56,8 +62,7 @@ Trainer::Trainer(const RunConfig& run, const model::ModelConfig& config, const m
       kernels_(kernels),
       source_(std::move(tokens)),
       state_(list, model::precision_of(run.train.precision), moments_of(run)),
-      transformer_(config, list, model::precision_of(run.train.precision), model::activation_storage_of(run.train.activation_storage),
-                   run.train.micro_batch * run.data.seq_len, run.data.seq_len, /*training=*/true),
+      transformer_(config, list, options_of(run)),
       scratch_("scratch", kernels::scratch_bytes(team.threads())),
       batch_arena_("batch", batch_bytes(run) + 128) {
   const std::int64_t most = run.train.global_batch * run.data.seq_len;

@@ -9,13 +9,14 @@ namespace {
 using core::Exit;
 using finback::testing::expect_error;
 using finback::testing::flip_bit;
+using finback::testing::put_file;
 using finback::testing::TempFolder;
 
 class ManifestTest : public ::testing::Test {
  protected:
   ManifestTest() {
     core::make_directories(folder_ / "train_state");
-    core::write_file_atomic(folder_ / "config.json", "{}\n");
+    put_file(folder_ / "config.json", "{}\n");
     SafetensorsWriter w(folder_ / "model.safetensors", {{"a", core::DType::f32, {2}}, {"b", core::DType::u8, {4}}});
     w.write("12345678", 8);
     w.write("abcd", 4);
@@ -64,13 +65,13 @@ TEST_F(ManifestTest, EveryFlippedBitOfTheManifestIsFound) {
     expect_error(Exit::bad_input, {"manifest"}, [&] { Manifest::read(manifest_); });
     flip_bit(manifest_, byte, static_cast<int>(byte % 7));
   }
-  core::write_file_atomic(manifest_, "");
+  put_file(manifest_, "");
   expect_error(Exit::bad_input, {"no checksum"}, [&] { Manifest::read(manifest_); });
 }
 
 TEST_F(ManifestTest, MissingAndCutFilesAreNamedTogether) {
   core::sys::remove_tree(folder_ / "config.json");
-  core::write_file_atomic(model_, core::read_file(model_, 1000).substr(0, 20));
+  put_file(model_, core::read_file(model_, 1000).substr(0, 20));
   const auto faults = verify();
   ASSERT_EQ(faults.size(), 2u);
   EXPECT_NE(faults[0].find("20 bytes"), std::string::npos) << faults[0];

@@ -11,6 +11,7 @@ namespace {
 using core::DType;
 using core::Exit;
 using finback::testing::expect_error;
+using finback::testing::put_file;
 using finback::testing::TempFolder;
 
 // The index as its description says it, byte by byte.
@@ -80,7 +81,7 @@ TEST_P(Megatron, JoinsFilesKeepingDocumentsOfSeveralSequences) {
   TokenFileWriter part(folder_ / "part", GetParam());
   part.add_document(std::vector<std::int32_t>{3, 1, 2});
   part.commit();
-  core::write_file_atomic(folder_ / "part.idx", index_bytes(1, size == 2 ? 8 : 4, 3, 3, {2, 1, 3}, {size, 0, 0}, {0, 2, 3}));
+  put_file(folder_ / "part.idx", index_bytes(1, size == 2 ? 8 : 4, 3, 3, {2, 1, 3}, {size, 0, 0}, {0, 2, 3}));
   const TokenFile f(folder_ / "part");
   TokenFileWriter w(prefix_, GetParam());
   w.add_document(std::vector<std::int32_t>{9});
@@ -109,13 +110,13 @@ TEST(MegatronWriter, RefusesIdsItsTypeCannotHold) {
 TEST(MegatronReader, RefusesAnIndexThatDoesNotFit) {
   TempFolder folder;
   const std::string prefix = folder / "t";
-  core::write_file_atomic(prefix + ".bin", "12345678");  // four uint16
+  put_file(prefix + ".bin", "12345678");  // four uint16
   const auto refuses = [&](const std::string& index, std::initializer_list<std::string_view> parts) {
-    core::write_file_atomic(prefix + ".idx", index);
+    put_file(prefix + ".idx", index);
     expect_error(Exit::bad_input, parts, [&] { TokenFile f(prefix); });
   };
   const auto accepts = [&](const std::string& index) {
-    core::write_file_atomic(prefix + ".idx", index);
+    put_file(prefix + ".idx", index);
     EXPECT_NO_THROW(TokenFile f(prefix));
   };
   accepts(index_bytes(1, 8, 2, 3, {3, 1}, {0, 6}, {0, 1, 2}));

@@ -15,6 +15,7 @@ namespace {
 using core::DType;
 using core::Exit;
 using finback::testing::expect_error;
+using finback::testing::put_file;
 using finback::testing::TempFolder;
 
 std::string file_of(std::string_view header, std::size_t data_bytes) {
@@ -32,11 +33,11 @@ class Safetensors : public ::testing::Test {
     refuses_bytes(file_of(header, data_bytes), parts);
   }
   void refuses_bytes(std::string_view bytes, std::initializer_list<std::string_view> parts) {
-    core::write_file_atomic(path_, bytes);
+    put_file(path_, bytes);
     expect_error(Exit::bad_input, parts, [&] { SafetensorsFile f(path_); });
   }
   void accepts(std::string_view header, std::size_t data_bytes) {
-    core::write_file_atomic(path_, file_of(header, data_bytes));
+    put_file(path_, file_of(header, data_bytes));
     EXPECT_NO_THROW(SafetensorsFile f(path_)) << header;
   }
 

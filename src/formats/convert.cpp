@@ -1,0 +1,61 @@
+#include "formats/convert.h"
+
+#include "core/error.h"
+#include "numerics/bf16.h"
+#include "numerics/f16.h"
+
+#include <cstring>
+#include <type_traits>
+
+namespace finback::formats {
+namespace {
+
+using core::DType;
+using numerics::bf16;
+using numerics::f16;
+
+template <class From, class To>
+void convert(const void* in, void* out, std::int64_t n) {
+  if constexpr (std::is_same_v<From, To>) {
+    if (in != out) std::memcpy(out, in, static_cast<std::size_t>(n) * sizeof(To));
+  } else {
+    // Every type but f64 is exact as a float, which converts and vectorises simplest.
+    using Through = std::conditional_t<std::is_same_v<From, double>, double, float>;
+    const auto* from = static_cast<const From*>(in);
+    auto* to = static_cast<To*>(out);
+    for (std::int64_t i = 0; i < n; ++i) to[i] = static_cast<To>(static_cast<Through>(from[i]));
+  }
+}
+
+template <class From>
+void convert_from(const void* in, DType to, void* out, std::int64_t n) {
+  switch (to) {
+    case DType::f64:
+      return convert<From, double>(in, out, n);
+    case DType::f32:
+      return convert<From, float>(in, out, n);
+    case DType::bf16:
+      return convert<From, bf16>(in, out, n);
+    default:
+      FB_CHECK(false, "to {}", core::name_of(to));
+  }
+}
+
+}  // namespace
+
+void convert_weights(DType from, const void* in, DType to, void* out, std::int64_t n) {
+  switch (from) {
+    case DType::f64:
+      return convert_from<double>(in, to, out, n);
+    case DType::f32:
+      return convert_from<float>(in, to, out, n);
+    case DType::bf16:
+      return convert_from<bf16>(in, to, out, n);
+    case DType::f16:
+      return convert_from<f16>(in, to, out, n);
+    default:
+      FB_CHECK(false, "from {}", core::name_of(from));
+  }
+}
+
+}  // namespace finback::formats

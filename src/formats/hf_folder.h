@@ -1,0 +1,64 @@
+// A model as Hugging Face keeps it: a folder with config.json and either model.safetensors or model.safetensors.index.json
+// beside shards. What a folder must hold is model::ParameterList; reading and writing walk it.
+#pragma once
+
+#include "core/team.h"
+#include "formats/manifest.h"
+#include "formats/safetensors.h"
+#include "model/params.h"
+
+#include <memory>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+namespace finback::formats {
+
+// The tensors of a folder, wherever they lie. Opening reads headers alone.
+class ModelFolder {
+ public:
+  // Throws Error(io) if there is no model, Error(bad_input) for a malformed file, an index that names a shard that is missing or
+  // outside the folder, or tensors that are missing from their shard or lie in two: all of them in one message. Symbolic links
+  // are followed within the folder and, in a Hugging Face cache (…/snapshots/REVISION), into its blobs.
+  explicit ModelFolder(const std::string& path);
+
+  struct Tensor {
+    const SafetensorsFile* file = nullptr;
+    const TensorInfo* info = nullptr;
+    explicit operator bool() const { return info != nullptr; }
+  };
+  Tensor find(std::string_view name) const;
+  const std::vector<std::unique_ptr<SafetensorsFile>>& files() const { return files_; }
+  const std::string& path() const { return path_; }
+
+  // Holds the folder against the list. Throws Error(bad_input) with every tensor that is missing, has another shape or a dtype
+  // that weights cannot have; warns once of tensors that the list does not know.
+  void check(const model::ParameterList& list) const;
+  // check(), then reads every parameter into its rows of `out` (f64, f32 or bf16), converting from F32, BF16 or F16 by rounding to
+  // nearest. Warns if an MTP module's copy of the embedding or of the head differs from the main model's, which is used.
+  void load(const model::ParameterList& list, core::Team& team, const model::SlabBuffers& out) const;
+
+  // The copies among `list.duplicates` that are there and differ from what they are copies of. Reads them.
+  std::vector<std::string> differing_duplicates(const model::ParameterList& list) const;
+
+ private:
+  void open_shards();
+  std::string path_;
+  std::vector<std::unique_ptr<SafetensorsFile>> files_;
+  std::unordered_map<std::string_view, Tensor> tensors_;
+};
+
+struct SaveOptions {
+  core::DType dtype = core::DType::bf16;  // bf16 or f32; what keep_f32 says stays F32
+  std::uint64_t max_shard_bytes = 5'000'000'000;
+  std::string tokenizer;  // a folder whose tokenizer files are copied, or one such file; empty: none
+};
+
+// Writes config.json, generation_config.json, the tokenizer's files and the weights, in one file or in shards with an index,
+// MTP's copies of embedding and head among them. Each file is atomic and flushed to disk. `weights` are f64, f32 or bf16.
+// Returns what was written, for a manifest.
+std::vector<FileSum> save_model(const std::string& folder, const model::ModelConfig& config, const model::ParameterList& list,
+                                const model::SlabBuffers& weights, const SaveOptions& options = {});
+
+}  // namespace finback::formats

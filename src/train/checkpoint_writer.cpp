@@ -1,0 +1,92 @@
+#include "train/checkpoint_writer.h"
+
+#include "core/clock.h"
+#include "core/error.h"
+#include "core/file.h"
+#include "core/log.h"
+
+#include <csignal>
+
+namespace finback::train {
+
+CheckpointWriter::CheckpointWriter(std::string directory, std::int64_t keep, CheckpointContent content, Snapshot& snapshot,
+                                   std::string good)
+    : directory_(std::move(directory)), keep_(keep), content_(std::move(content)), snapshot_(snapshot), good_(std::move(good)) {
+  core::make_directories(directory_);
+  prune_checkpoints(directory_, keep_);
+  thread_ = std::thread([this] { work(); });
+}
+
+CheckpointWriter::~CheckpointWriter() {
+  {
+    const std::lock_guard lock(mutex_);
+    stop_ = true;
+  }
+  changed_.notify_all();
+  thread_.join();
+}
+
+void CheckpointWriter::save(const TrainState& state, const kernels::Context& ctx) {
+  wait();
+  snapshot_.copy(state, ctx);
+  const std::lock_guard lock(mutex_);
+  busy_ = true;
+  changed_.notify_all();
+}
+
+bool CheckpointWriter::wait() {
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [this] { return !busy_; });
+  return failures_ == 0;
+}
+
+void CheckpointWriter::work() {
+  // Signals belong to the main thread.
+  sigset_t all;
+  sigfillset(&all);
+  pthread_sigmask(SIG_BLOCK, &all, nullptr);
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    changed_.wait(lock, [this] { return busy_ || stop_; });
+    if (!busy_) return;
+    lock.unlock();
+    const double begin = core::seconds_now();
+    std::string written, error;
+    try {
+      written = write_checkpoint(directory_, content_, snapshot_);
+      prune_checkpoints(directory_, keep_);
+    } catch (const std::exception& e) {
+      error = e.what();
+      core::warn("saving the checkpoint of step {} failed: {}", snapshot_.counters.step, error);
+    }
+    lock.lock();
+    if (!written.empty()) good_ = written;
+    failures_ = written.empty() ? failures_ + 1 : 0;
+    error_ = error;
+    seconds_ = core::seconds_now() - begin;
+    busy_ = false;
+    changed_.notify_all();
+  }
+}
+
+std::string CheckpointWriter::last_good() const {
+  const std::lock_guard lock(mutex_);
+  return good_;
+}
+
+std::int64_t CheckpointWriter::failures_in_a_row() const {
+  const std::lock_guard lock(mutex_);
+  return failures_;
+}
+
+std::string CheckpointWriter::last_error() const {
+  const std::lock_guard lock(mutex_);
+  return error_;
+}
+
+double CheckpointWriter::seconds() const {
+  const std::lock_guard lock(mutex_);
+  return seconds_;
+}
+
+}  // namespace finback::train

@@ -1,0 +1,253 @@
+#include "train/trainer.h"
+
+#include "core/rng.h"
+#include "tests/train/allocations.h"
+#include "tests/train/tiny_model.h"
+#include "train/checkpoint.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+namespace finback::train {
+namespace {
+
+constexpr std::int64_t kSeqLen = 12;
+
+RunConfig tiny_run() {
+  RunConfig run;
+  run.data.seq_len = kSeqLen;
+  run.train.steps = 40;
+  run.train.global_batch = 4, run.train.micro_batch = 2;
+  run.optimizer.lr = 1e-2, run.optimizer.min_lr = 1e-3, run.optimizer.warmup_steps = 4;
+  return run;
+}
+
+// Text with structure: the next token is a function of the last one, now and then disturbed.
+void fill_tokens(std::int64_t first, std::span<std::int32_t> inputs, std::span<std::int32_t> targets) {
+  const core::Rng rng(5, core::Stream::test);
+  const auto token = [&](std::uint64_t i) { return static_cast<std::int32_t>(rng.uniform(i) < 0.1 ? rng.below(i, 64) : (i * 7) % 13); };
+  for (std::size_t i = 0; i < inputs.size(); ++i) {
+    const std::uint64_t at = static_cast<std::uint64_t>(first * kSeqLen) + i;
+    inputs[i] = token(at);
+    targets[i] = token(at + 1);
+  }
+}
+
+struct Session {
+  explicit Session(const RunConfig& config, int threads = 1, const kernels::Table& kernels = kernels::best(),
+                   TokenSource tokens = fill_tokens)
+      : run(config), team(threads), trainer(run, model, list, team, kernels, std::move(tokens)) {
+    trainer.state().initialise(model, static_cast<std::uint64_t>(run.train.seed), trainer.context());
+  }
+  std::vector<double> steps(int n) {
+    std::vector<double> losses;
+    for (int i = 0; i < n; ++i) losses.push_back(trainer.step().loss);
+    return losses;
+  }
+  RunConfig run;
+  model::ModelConfig model = tiny_model();
+  model::ParameterList list = model::list_parameters(model);
+  core::Team team;
+  Trainer trainer;
+};
+
+void expect_same_state(TrainState& a, TrainState& b) {
+  for (const auto& [x, y] : {std::pair{&a.master, &b.master}, {&a.m, &b.m}, {&a.v, &b.v}, {&a.weights, &b.weights}})
+    for (std::size_t s = 0; s < x->slabs.size(); ++s) {
+      if (!x->slabs[s]) continue;
+      ASSERT_EQ(0, std::memcmp(x->slabs[s].data, y->slabs[s].data, static_cast<std::size_t>(x->slabs[s].bytes()))) << a.list.slabs[s].name;
+    }
+  EXPECT_EQ(a.counters.sequences, b.counters.sequences);
+  EXPECT_EQ(a.counters.guard.loss.mean, b.counters.guard.loss.mean);
+}
+
+TEST(Trainer, LearnsAndBalances) {
+  for (const char* precision : {"bf16", "fp32"}) {
+    RunConfig config = tiny_run();
+    config.train.precision = precision;
+    Session r(config);
+    const auto losses = r.steps(40);
+    EXPECT_NEAR(losses.front(), std::log(64.0), 0.2) << precision;
+    EXPECT_LT(losses.back(), 2.2) << precision;
+    EXPECT_EQ(r.trainer.state().counters.sequences, 160);
+    bool moved = false;
+    for (std::size_t s = 0; s < r.list.slabs.size(); ++s)
+      if (r.list.slabs[s].role == model::Role::gate_bias) moved |= r.trainer.state().master.slabs[s].row<float>(0)[0] != 0;
+    EXPECT_TRUE(moved);
+  }
+}
+
+TEST(Trainer, TheNumberOfThreadsChangesNoBit) {
+  Session one(tiny_run(), 1), three(tiny_run(), 3);
+  EXPECT_EQ(one.steps(5), three.steps(5));
+  expect_same_state(one.trainer.state(), three.trainer.state());
+}
+
+// A run that is stopped, saved, read back into a new process's memory and continued has the bits of one that never stopped.
+TEST(Trainer, ResumesBitForBit) {
+  Session whole(tiny_run()), first(tiny_run()), second(tiny_run());
+  const auto losses = whole.steps(12);
+  first.steps(7);
+  const std::string directory = ::testing::TempDir() + "/finback resume";
+  Snapshot snapshot(first.list, model::precision_of("bf16"), core::DType::bf16);
+  snapshot.copy(first.trainer.state(), first.trainer.context());
+  const CheckpointContent content{first.model, first.list, core::DType::bf16, "", "", 1, {}};
+  const std::string path = write_checkpoint(directory, content, snapshot);
+  read_checkpoint(path, content, {}, second.trainer.state());
+  second.trainer.state().refresh_weights(second.trainer.context());
+  const auto continued = second.steps(5);
+  EXPECT_EQ(std::vector<double>(losses.begin() + 7, losses.end()), continued);
+  expect_same_state(whole.trainer.state(), second.trainer.state());
+}
+
+// Two micro-batches of two are one of four, but for the order of sums.
+TEST(Trainer, MicroBatchesAddUpToTheBatch) {
+  RunConfig config = tiny_run();
+  config.train.precision = "fp32";
+  Session two(config);
+  config.train.micro_batch = 4;
+  Session four(config);
+  const StepReport a = two.trainer.step(), b = four.trainer.step();
+  EXPECT_NEAR(a.loss, b.loss, 1e-6 * b.loss);
+  EXPECT_NEAR(a.grad_norm, b.grad_norm, 1e-5 * b.grad_norm);
+  EXPECT_NEAR(a.mtp_loss, b.mtp_loss, 1e-6 * b.mtp_loss);
+}
+
+TEST(Trainer, ClippingBoundsTheStepNotTheReport) {
+  RunConfig config = tiny_run();
+  config.optimizer.grad_clip = 1e-3;
+  Session r(config);
+  EXPECT_GT(r.trainer.step().grad_norm, 1e-3);
+}
+
+TEST(Trainer, ANaNThatStaysIsSkippedAndCounted) {
+  Session r(tiny_run());
+  r.steps(2);
+  TrainState& state = r.trainer.state();
+  float* weight = state.master.slabs[2].row<float>(0);
+  const float before = weight[3];
+  weight[3] = std::numeric_limits<float>::quiet_NaN();
+  state.refresh_weights(r.trainer.context());
+  const std::vector<float> other(state.master.slabs[1].row<float>(0), state.master.slabs[1].row<float>(0) + 8);
+  for (int i = 1; i <= 2; ++i) {
+    const StepReport report = r.trainer.step();
+    EXPECT_EQ(report.outcome, StepOutcome::skipped_nonfinite);
+    EXPECT_TRUE(report.recomputed);
+    EXPECT_FALSE(report.suspected_corruption);
+    EXPECT_EQ(state.counters.bad_in_a_row, i);
+  }
+  EXPECT_EQ(state.counters.step, 4);
+  EXPECT_EQ(state.counters.optimizer_steps, 2);
+  EXPECT_EQ(0, std::memcmp(other.data(), state.master.slabs[1].data, 32));
+  weight[3] = before;
+  state.refresh_weights(r.trainer.context());
+  EXPECT_EQ(r.trainer.step().outcome, StepOutcome::updated);
+  EXPECT_EQ(state.counters.bad_in_a_row, 0);
+}
+
+// A kernel that computes one wrong value once, as a failing core would.
+kernels::Table faulty;
+int calls_until_fault = 0;
+void (*true_combine)(const kernels::Context&, core::ConstMat, core::ConstMat, core::ConstMat, std::int64_t, core::ConstMat, core::Mat);
+void combine_once_wrong(const kernels::Context& ctx, core::ConstMat y, core::ConstMat ids, core::ConstMat slots, std::int64_t per_group,
+                        core::ConstMat addend, core::Mat out) {
+  true_combine(ctx, y, ids, slots, per_group, addend, out);
+  if (--calls_until_fault == 0) out.row<std::uint16_t>(0)[0] = 0x7fc0;  // NaN
+}
+
+TEST(Trainer, AnErrorOfTheMachineIsReportedAndTheStepRepaired) {
+  faulty = kernels::best();
+  true_combine = faulty.combine_rows;
+  faulty.combine_rows = combine_once_wrong;
+  calls_until_fault = 1000;
+  Session sound(tiny_run()), hit(tiny_run(), 1, faulty);
+  sound.steps(2);
+  hit.trainer.step();
+  calls_until_fault = 1;
+  const StepReport report = hit.trainer.step();
+  EXPECT_EQ(report.outcome, StepOutcome::updated);
+  EXPECT_TRUE(report.recomputed);
+  EXPECT_TRUE(report.suspected_corruption);
+  expect_same_state(sound.trainer.state(), hit.trainer.state());
+}
+
+TEST(Trainer, ASpikeIsSkippedOrRolledBackAsConfigured) {
+  bool noise = false;
+  const TokenSource tokens = [&](std::int64_t first, std::span<std::int32_t> inputs, std::span<std::int32_t> targets) {
+    fill_tokens(first, inputs, targets);
+    if (noise)
+      for (std::size_t i = 0; i < targets.size(); ++i) targets[i] = static_cast<std::int32_t>(63 - i % 20);
+  };
+  RunConfig config = tiny_run();
+  config.train.steps = 100;
+  config.guard.spike_window = 20;
+  for (const auto& [action, outcome] :
+       {std::pair{"log", StepOutcome::updated}, {"skip", StepOutcome::skipped_spike}, {"rollback", StepOutcome::rollback_wanted}}) {
+    config.guard.spike_action = action;
+    noise = false;
+    Session r(config, 1, kernels::best(), tokens);
+    r.steps(60);
+    noise = true;
+    const std::int64_t updates = r.trainer.state().counters.optimizer_steps;
+    const StepReport report = r.trainer.step();
+    EXPECT_EQ(report.outcome, outcome) << action;
+    EXPECT_GT(std::max(report.loss_zscore, report.norm_zscore), 6) << action;
+    EXPECT_EQ(r.trainer.state().counters.optimizer_steps, updates + (outcome == StepOutcome::updated)) << action;
+  }
+}
+
+TEST(Trainer, HardInputsStayFinite) {
+  // Nothing scored; one token a sequence; all tokens alike, so that they crowd into the same experts.
+  for (const std::int64_t seq_len : {1, 5}) {
+    for (const bool scored : {false, true}) {
+      RunConfig config = tiny_run();
+      config.data.seq_len = seq_len;
+      Session r(config, 1, kernels::best(), [&](std::int64_t, std::span<std::int32_t> inputs, std::span<std::int32_t> targets) {
+        std::fill(inputs.begin(), inputs.end(), 3);
+        std::fill(targets.begin(), targets.end(), scored ? 4 : -1);
+      });
+      for (int i = 0; i < 3; ++i) {
+        const StepReport report = r.trainer.step();
+        EXPECT_EQ(report.outcome, StepOutcome::updated);
+        EXPECT_TRUE(std::isfinite(report.loss) && std::isfinite(report.grad_norm) && std::isfinite(report.imbalance));
+        if (!scored) {
+          EXPECT_EQ(report.loss, 0);
+        }
+      }
+    }
+  }
+}
+
+TEST(Trainer, AHugeLearningRateNeverCrashes) {
+  RunConfig config = tiny_run();
+  config.optimizer.lr = 1e3, config.optimizer.min_lr = 1e3, config.optimizer.warmup_steps = 0;
+  Session r(config);
+  r.steps(10);
+}
+
+TEST(Trainer, NothingIsAllocatedInAStep) {
+  Session r(tiny_run(), 2);
+  r.steps(2);
+  EXPECT_EQ(allocations_during([&] { r.trainer.step(); }), 0);
+}
+
+TEST(Trainer, MemoryIsWhatWasAnnounced) {
+  const RunConfig config = tiny_run();
+  Session r(config);
+  const MemoryByKind memory = Trainer::memory_needed(config, r.model, r.list, 1);
+  std::int64_t parameters = r.list.total();
+  EXPECT_GE(memory.master, 4 * parameters);
+  EXPECT_LT(memory.master, 4 * parameters + 64 * static_cast<std::int64_t>(r.list.slabs.size()) + 64);
+  EXPECT_NEAR(static_cast<double>(memory.weights), 2.0 * static_cast<double>(parameters), 16384);
+  EXPECT_NEAR(static_cast<double>(memory.moments), 4.0 * static_cast<double>(parameters), 16384);
+  EXPECT_GT(memory.activations, 0);
+  RunConfig fp32 = config;
+  fp32.train.precision = "fp32";
+  EXPECT_EQ(Trainer::memory_needed(fp32, r.model, r.list, 1).weights, 0);
+}
+
+}  // namespace
+}  // namespace finback::train
