@@ -1,0 +1,34 @@
+#include "formats/trace.h"
+
+#include "core/json.h"
+#include "tests/formats/temp_folder.h"
+
+namespace finback::formats {
+namespace {
+
+TEST(Trace, IsJsonWithItsSpansEscaped) {
+  finback::testing::TempFolder folder;
+  const std::string path = folder / "trace.json";
+  TraceWriter w(path);
+  w.name_process(0, "rank 0");
+  w.name_thread(0, 1, "line \"one\"");
+  w.add({.name = "forward\n\\", .category = "compute", .begin = 1.5, .duration = 0.25e-6, .process = 0, .thread = 1});
+  EXPECT_FALSE(core::exists(path));
+  w.commit();
+  const auto json = core::read_json_file(path);
+  const auto& events = json.at("traceEvents").as_array();
+  ASSERT_EQ(events.size(), 3u);
+  EXPECT_EQ(events[1].at("args").at("name"), "line \"one\"");
+  EXPECT_EQ(events[2].at("ph"), "X");
+  EXPECT_EQ(events[2].at("name"), "forward\n\\");
+  EXPECT_DOUBLE_EQ(events[2].at("ts").to_number<double>(), 1.5e6);
+  EXPECT_DOUBLE_EQ(events[2].at("dur").to_number<double>(), 0.25);
+  EXPECT_EQ(events[2].at("tid"), 1);
+
+  TraceWriter empty(folder / "empty.json");
+  empty.commit();
+  EXPECT_TRUE(core::read_json_file(folder / "empty.json").at("traceEvents").as_array().empty());
+}
+
+}  // namespace
+}  // namespace finback::formats
