@@ -258,14 +258,95 @@ TEST(Attention, ForwardNeverSeesLaterKeys) {
   });
 }
 
+// Relative to the gradient's norm (Frobenius). In f32 every sum is a chain of at most n terms (head sizes, keys, queries), each
+// adding 2^-24; a score's error grows through exp by its own magnitude, a few. In bf16 weights or dS and then the result are
+// rounded, each by at most half an ulp and by 0.41 of that in the mean square: together less than half an ulp.
+double backward_tolerance(const Case& c) {
+  const double n = static_cast<double>(c.shape.nope + c.shape.rope + c.shape.value + kv_rows_of(c.segments));
+  return n * 0x1p-24 * 4 + (c.q.mat().dtype == DType::bf16 ? half_ulp(DType::bf16) : 0);
+}
+
+TEST(Attention, BackwardIsTheReferences) {
+  for (DType storage : kStorages)
+    for (const AttentionShape& shape : kShapes) {
+      const Machine exact("reference", 1);
+      Case want(shape, kLengths, storage);
+      want.forward(exact);
+      want.backward(exact);
+      for (std::string_view isa : fast_tables()) {
+        SCOPED_TRACE(fmt::format("{} {} {}", isa, core::name_of(storage), shape.nope));
+        Case got = want;
+        got.dq = Fenced(storage, got.dq.mat().rows, got.dq.mat().cols, 4);
+        got.dkv = Fenced(storage, got.dkv.mat().rows, got.dkv.mat().cols, 6);
+        got.dk_pe = Fenced(storage, got.dk_pe.mat().rows, got.dk_pe.mat().cols, 2);
+        got.backward(Machine(isa, 2));
+        EXPECT_LT(difference(got.dq, want.dq), backward_tolerance(want));
+        EXPECT_LT(difference(got.dkv, want.dkv), backward_tolerance(want));
+        EXPECT_LT(difference(got.dk_pe, want.dk_pe), backward_tolerance(want));
+        EXPECT_TRUE(got.dq.fences_stand() && got.dkv.fences_stand() && got.dk_pe.fences_stand());
+      }
+    }
+}
+
+testing::AssertionResult same_gradients(const Case& a, const Case& b) {
+  if (auto same = same_bits(a.dq, b.dq); !same) return same << " in dq";
+  if (auto same = same_bits(a.dkv, b.dkv); !same) return same << " in dkv";
+  if (auto same = same_bits(a.dk_pe, b.dk_pe); !same) return same << " in dk_pe";
+  return testing::AssertionSuccess();
+}
+
+// A sequence's gradients alone and among others, whose rows hold NaN.
+TEST(Attention, BackwardDoesNotDependOnOtherSequences) {
+  for_each_path([](std::string_view isa, DType storage) {
+    const Machine machine(isa, 2);
+    Case alone(kShapes[1], segments_of({70, 100, 40}), storage);
+    for (Fenced* x : {&alone.q, &alone.kv, &alone.k_pe, &alone.d_o})
+      for (std::int64_t r = 170; r < 210; ++r)
+        for (std::int64_t c = 0; c < x->mat().cols; ++c) put(*x, r, c, NAN);
+    Case among = alone;
+    alone.segments = {alone.segments[1]};
+    for (Case* c : {&alone, &among}) {
+      c->forward(machine);
+      c->backward(machine);
+    }
+    EXPECT_TRUE(same_bits(among.dq.mat().row_range(70, 100), alone.dq.mat().row_range(70, 100)));
+    EXPECT_TRUE(same_bits(among.dkv.mat().row_range(70, 100), alone.dkv.mat().row_range(70, 100)));
+    EXPECT_TRUE(same_bits(among.dk_pe.mat().row_range(70, 100), alone.dk_pe.mat().row_range(70, 100)));
+  });
+}
+
+// With little scratch memory the heads go through in several rounds, with less still block by block.
+TEST(Attention, BackwardGivesTheSameBitsInAnyMemory) {
+  for_each_path([](std::string_view isa, DType storage) {
+    Case plenty(kShapes[1], segments_of({301, 130}), storage);
+    plenty.forward(Machine(isa, 1));
+    Case little = plenty;
+    plenty.backward(Machine(isa, 1));
+    Team team(1);
+    for (const std::int64_t kib : {1400, 900, 400}) {
+      SCOPED_TRACE(kib);
+      Arena scratch("scratch", kib << 10);
+      const Context ctx{by_name(isa), team, scratch};
+      ctx.kernels.attention_backward(ctx, little.q, little.kv, little.k_pe, little.o, little.lse, little.d_o, little.segments, little.shape,
+                                     little.dq, little.dkv, little.dk_pe);
+      EXPECT_TRUE(same_gradients(little, plenty));
+    }
+  });
+}
+
+// Three threads and one head: the backward pass then goes block by block.
 TEST(Attention, ThreadsDoNotChangeABit) {
   for_each_path([](std::string_view isa, DType storage) {
-    const Machine one(isa, 1), three(isa, 3);
-    Case a(kShapes[1], kLengths, storage), b = a;
-    a.forward(one);
-    b.forward(three);
-    EXPECT_TRUE(same_bits(a.o, b.o));
-    EXPECT_TRUE(same_bits(a.lse, b.lse));
+    const Machine one(isa, 1), two(isa, 2), three(isa, 3);
+    for (const AttentionShape& shape : {kShapes[0], kShapes[1]}) {
+      Case a(shape, segments_of({301}), storage), b = a, c = a;
+      for (const auto& [x, machine] : {std::pair{&a, &one}, {&b, &two}, {&c, &three}}) {
+        x->forward(*machine);
+        x->backward(*machine);
+      }
+      EXPECT_TRUE(same_bits(a.o, b.o) && same_bits(a.lse, b.lse) && same_gradients(a, b));
+      EXPECT_TRUE(same_bits(a.o, c.o) && same_bits(a.lse, c.lse) && same_gradients(a, c));
+    }
   });
 }
 

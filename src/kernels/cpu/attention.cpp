@@ -12,8 +12,8 @@
 namespace finback::kernels::FB_ISA {
 namespace {
 
-constexpr int64_t kKeys = 64, kGroup = 32, kGroups = 4, kQueries = kGroup * kGroups;
-constexpr float kLog2E = 1.44269504f, kLn2 = 0.69314718f, kInfinity = __builtin_inff();
+constexpr int64_t kKeys = 64, kGroups = 4, kQueries = kGroup * kGroups;
+constexpr float kLn2 = 0.69314718f, kInfinity = __builtin_inff();
 
 struct Forward {
   ConstMat q, kv, k_pe;
@@ -40,25 +40,18 @@ struct Buffers {
   float* sum;              // [kQueries]: of the weights so far, relative to top
   float* factor;           // [kGroup]: what the last block's rise of top does to older weights
 
-  // Lays the buffers out from `at` and returns their end.
-  char* place(char* at, Extent<T> key, Extent<T> value) {
-    const auto take = [&at](int64_t words) {
-      char* p = at;
-      at += round_up(words, kLanes) * 4;
-      return static_cast<void*>(p);
-    };
-    rows = static_cast<Element<T>*>(take(kKeys * (key.units() > value.lanes() ? key.units() : value.lanes())));
-    keys = static_cast<Element<T>*>(take(kKeys * key.units()));
-    values = static_cast<Unit*>(take(kKeys / kPerUnit<T> * value.lanes()));
-    for (Unit*& q : queries) q = static_cast<Unit*>(take(key.units() * kGroup));
-    for (float*& o : out) o = static_cast<float*>(take(value.lanes() * kGroup));
-    scores = static_cast<float*>(take(kKeys * kGroup));
-    weights = kPairs<T> ? static_cast<Unit*>(take(kKeys / 2 * kGroup)) : reinterpret_cast<Unit*>(scores);
-    out_rows = static_cast<float*>(take(kGroup * value.lanes()));
-    top = static_cast<float*>(take(kQueries));
-    sum = static_cast<float*>(take(kQueries));
-    factor = static_cast<float*>(take(kGroup));
-    return at;
+  void take(Carver& memory, Extent<T> key, Extent<T> value) {
+    rows = memory.take<Element<T>>(kKeys * kPerUnit<T> * (key.units() > value.units() ? key.units() : value.units()));
+    keys = memory.take<Element<T>>(kKeys * kPerUnit<T> * key.units());
+    values = memory.take<Unit>(kKeys / kPerUnit<T> * value.lanes());
+    for (Unit*& q : queries) q = memory.take<Unit>(key.units() * kGroup);
+    for (float*& o : out) o = memory.take<float>(value.lanes() * kGroup);
+    scores = memory.take<float>(kKeys * kGroup);
+    weights = kPairs<T> ? memory.take<Unit>(kKeys / 2 * kGroup) : reinterpret_cast<Unit*>(scores);
+    out_rows = memory.take<float>(kGroup * value.lanes());
+    top = memory.take<float>(kQueries);
+    sum = memory.take<float>(kQueries);
+    factor = memory.take<float>(kGroup);
   }
 };
 
@@ -112,8 +105,9 @@ void forward_task(void* argument, int64_t task, int thread) {
   const Extent<T> key{f.shape.nope + f.shape.rope}, value{f.shape.value};
   const int64_t key_row = key.units() * kPerUnit<T>;
   const int64_t kv_column = head * (f.shape.nope + f.shape.value);
+  Carver memory{f.scratch + thread * f.thread_bytes};
   Buffers<T> b;
-  b.place(f.scratch + thread * f.thread_bytes, key, value);
+  b.take(memory, key, value);
 
   const int64_t first = s.q_row + block * kQueries, rows = least(kQueries, s.rows - block * kQueries);
   const int64_t position = s.first_position + block * kQueries;
@@ -127,7 +121,7 @@ void forward_task(void* argument, int64_t task, int thread) {
   }
   for (int64_t i = 0; i < kQueries; ++i) b.top[i] = -kInfinity, b.sum[i] = 0;
 
-  const float scale = static_cast<float>(f.shape.scale * 1.4426950408889634);
+  const float scale = static_cast<float>(f.shape.scale * kLog2E);
   for (int64_t key0 = 0; key0 < position + rows; key0 += kKeys) {
     const int64_t keys = least(kKeys, position + rows - key0), padded = round_up(keys, 8);
     pack_rows<T>(f.kv, s.kv_row + key0, keys, kv_column, f.shape.nope, b.keys, key_row);
@@ -172,8 +166,9 @@ void forward(const Context& ctx, Forward& f) {
   for (int64_t i = 0; i < segments; ++i)
     first_task[i + 1] = first_task[i] + f.shape.heads * ((f.segments[static_cast<size_t>(i)].rows + kQueries - 1) / kQueries);
   f.first_task = first_task;
-  Buffers<T> sizes;
-  f.thread_bytes = sizes.place(nullptr, {f.shape.nope + f.shape.rope}, {f.shape.value}) - static_cast<char*>(nullptr);
+  Carver counting;
+  Buffers<T>().take(counting, {f.shape.nope + f.shape.rope}, {f.shape.value});
+  f.thread_bytes = counting.bytes;
   f.scratch = static_cast<char*>(ctx.scratch.take(f.thread_bytes * ctx.team.threads()));
   ctx.team.run(first_task[segments], forward_task<T>, &f);
   ctx.scratch.release(mark);
@@ -188,6 +183,9 @@ void attention_forward(const Context& ctx, ConstMat q, ConstMat kv, ConstMat k_p
 
 }  // namespace
 
-void add_attention(Table& table) { table.attention_forward = attention_forward; }
+void add_attention(Table& table) {
+  table.attention_forward = attention_forward;
+  table.attention_backward = attention_backward;
+}
 
 }  // namespace finback::kernels::FB_ISA

@@ -194,6 +194,15 @@ inline void store_pairs([[maybe_unused]] Unit* to, [[maybe_unused]] vr even, [[m
 #endif
 }
 
+// The same 16 numbers as two bytes each, in order.
+inline void store_halves([[maybe_unused]] uint16_t* to, [[maybe_unused]] vr x) {
+#if defined(__AVX512BF16__)
+  store_bf16(to, x);
+#else
+  __builtin_unreachable();
+#endif
+}
+
 // ---- heads
 
 // Sizes of one head's vectors: n elements, as units along themselves (`depth`; padded to whole vectors: `units`), and as lanes.
@@ -203,6 +212,21 @@ struct Extent {
   int64_t depth() const { return (n + kPerUnit<T> - 1) / kPerUnit<T>; }
   int64_t units() const { return round_up(depth(), kLanes); }
   int64_t lanes() const { return round_up(n, kLanes); }
+};
+
+constexpr int64_t kGroup = 32;  // queries that pass through a product together
+constexpr double kLog2E = 1.4426950408889634;
+
+// Hands out memory in order; without a base it only counts.
+struct Carver {
+  char* base = nullptr;
+  int64_t bytes = 0;
+  template <class U>
+  U* take(int64_t n) {
+    char* p = base ? base + bytes : nullptr;
+    bytes += round_up(n * int64_t{sizeof(U)}, 64);
+    return static_cast<U*>(static_cast<void*>(p));
+  }
 };
 
 // Copies n columns of `rows` rows into a packed matrix.
