@@ -15,6 +15,7 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   app.get_formatter()->column_width(36);
   finback::cli::add_doctor(app);
+  finback::cli::add_tokenizer(app);
   try {
     app.parse(argc, argv);
     return static_cast<int>(Exit::done);
