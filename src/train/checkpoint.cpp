@@ -320,7 +320,7 @@ void compare_provenance(const Fields& stored, const Provenance& now, const Resum
 
 }  // namespace
 
-void read_checkpoint(const std::string& checkpoint, const CheckpointContent& content, const ResumeOptions& options, TrainState& state) {
+std::string read_checkpoint(const std::string& checkpoint, const CheckpointContent& content, const ResumeOptions& options, TrainState& state) {
   const std::string where = fmt::format("{}/{}", checkpoint, kState);
   const json::value root = core::read_json_file(where);
   if (!root.is_object()) throw Error(Exit::bad_input, "not a JSON object", where, "resume from another checkpoint");
@@ -338,6 +338,7 @@ void read_checkpoint(const std::string& checkpoint, const CheckpointContent& con
   read_tensors(folder + "exp_avg.safetensors", content.list, state.m);
   read_tensors(folder + "exp_avg_sq.safetensors", content.list, state.v);
   state.counters = counters_from(fields.object("counters"));
+  return fields.text("run");
 }
 
 }  // namespace finback::train

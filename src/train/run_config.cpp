@@ -391,6 +391,13 @@ std::string to_toml(const RunConfig& config) {
   return out;
 }
 
+std::vector<std::string> differences(const RunConfig& before, const RunConfig& now) {
+  std::vector<std::string> out;
+  for (const Key& k : keys())
+    if (shown(k, before) != shown(k, now)) out.push_back(fmt::format("{}: {}, now {}", k.full(), shown(k, before), shown(k, now)));
+  return out;
+}
+
 std::vector<std::string> run_config_keys() {
   std::vector<std::string> names;
   for (const Key& k : keys()) names.push_back(k.full());

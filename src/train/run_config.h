@@ -90,6 +90,9 @@ std::string describe(const RunConfig& config);
 // A run file that reads back as `config`, every key written.
 std::string to_toml(const RunConfig& config);
 
+// "optimizer.lr: 0.002, now 0.001" for each value that differs.
+std::vector<std::string> differences(const RunConfig& before, const RunConfig& now);
+
 // "section.key" of every key, in order.
 std::vector<std::string> run_config_keys();
 

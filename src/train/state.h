@@ -22,6 +22,13 @@ struct Counters {
   std::int64_t skipped = 0, rollbacks = 0;
   std::int64_t bad_in_a_row = 0;  // NaN or infinite steps
   SpikeGuard guard;
+
+  // Past a step, whatever came of it.
+  void advance(std::int64_t step_sequences, std::int64_t step_tokens) {
+    ++step;
+    sequences += step_sequences;
+    tokens += step_tokens;
+  }
 };
 
 // Memory by kind, in bytes. The same code counts and takes it.

@@ -108,9 +108,7 @@ StepReport Trainer::step() {
   } else {
     ++counters.skipped;
   }
-  counters.step = step + 1;
-  counters.sequences += sequences;
-  counters.tokens += report.tokens;
+  counters.advance(sequences, report.tokens);
   return report;
 }
 

@@ -1,0 +1,25 @@
+// A whole training run: data, model, loop, checkpoints, evaluation and what is shown of them.
+#pragma once
+
+#include "core/error.h"
+#include "train/run_config.h"
+
+#include <string>
+
+namespace finback::train {
+
+struct RunOptions {
+  bool resume = false;
+  bool allow_data_change = false;
+  double ceiling_flops = 0;  // floating-point operations a second that this machine reaches in the run's precision; 0: not known
+  std::string build;         // version and compiler, kept in checkpoints
+};
+
+// Exit::done, or Exit::stopped when a signal came and a checkpoint was saved. Throws core::Error.
+core::Exit run_training(const RunConfig& run, const RunOptions& options);
+
+// What `train --check` prints: every value with its default, the model's size, the memory by kind and what this machine has.
+// Throws Error(usage) like run_training would.
+std::string check_run(const RunConfig& run);
+
+}  // namespace finback::train
