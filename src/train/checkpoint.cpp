@@ -320,7 +320,8 @@ void compare_provenance(const Fields& stored, const Provenance& now, const Resum
 
 }  // namespace
 
-std::string read_checkpoint(const std::string& checkpoint, const CheckpointContent& content, const ResumeOptions& options, TrainState& state) {
+std::string read_checkpoint(const std::string& checkpoint, const CheckpointContent& content, const ResumeOptions& options,
+                            TrainState& state) {
   const std::string where = fmt::format("{}/{}", checkpoint, kState);
   const json::value root = core::read_json_file(where);
   if (!root.is_object()) throw Error(Exit::bad_input, "not a JSON object", where, "resume from another checkpoint");

@@ -80,6 +80,7 @@ struct ResumeOptions {
 // Fills state (masters, moments, counters; the caller refreshes the compute copy). Throws Error(usage) for another model, listing
 // the fields that differ, Error(bad_input) for changed data or a newer format. Says what else differs from `content` and goes on.
 // Returns the run file that it was written under.
-std::string read_checkpoint(const std::string& checkpoint, const CheckpointContent& content, const ResumeOptions& options, TrainState& state);
+std::string read_checkpoint(const std::string& checkpoint, const CheckpointContent& content, const ResumeOptions& options,
+                            TrainState& state);
 
 }  // namespace finback::train

@@ -14,10 +14,10 @@
 namespace finback::train {
 
 struct Evaluation {
-  double nats = 0;                             // summed over the tokens
+  double nats = 0;  // summed over the tokens
   std::int64_t tokens = 0;
-  std::int64_t bytes = 0, characters = 0;      // of the text they stand for; special tokens stand for none
-  double mtp_nats = 0;                         // of the first MTP module
+  std::int64_t bytes = 0, characters = 0;  // of the text they stand for; special tokens stand for none
+  double mtp_nats = 0;                     // of the first MTP module
   std::int64_t mtp_tokens = 0, mtp_accepted = 0;
 
   double nats_per_token() const;

@@ -67,7 +67,8 @@ void Monitor::step(const StepReport& r, std::int64_t tokens_so_far, double secon
   seconds_per_step_ = seconds_per_step_ == 0 ? seconds : 0.9 * seconds_per_step_ + 0.1 * seconds;
   const double rate = seconds > 0 ? static_cast<double>(r.tokens) / seconds : 0;
   tokens_per_s_ = tokens_per_s_ == 0 ? rate : 0.9 * tokens_per_s_ + 0.1 * rate;
-  const double share = ceiling_flops_ > 0 ? rate * model::model_flops_per_token(facts_.model, run.data.seq_len, with_mtp) / ceiling_flops_ : 0;
+  const double share =
+      ceiling_flops_ > 0 ? rate * model::model_flops_per_token(facts_.model, run.data.seq_len, with_mtp) / ceiling_flops_ : 0;
   share_ = share_ == 0 ? share : 0.9 * share_ + 0.1 * share;
   const StepRecord record{.step = r.step,
                           .tokens = tokens_so_far,

@@ -82,7 +82,8 @@ formats::HeatMap load_map(const RunFacts& facts, const History& h) {
       std::int64_t total = 0;
       for (std::size_t e = 0; e < experts; ++e) total += r.load[first + e];
       for (std::size_t e = 0; e < experts; ++e)
-        map.values.push_back(total > 0 ? static_cast<float>(static_cast<double>(r.load[first + e] * facts.model.n_routed_experts) / static_cast<double>(total))
+        map.values.push_back(total > 0 ? static_cast<float>(static_cast<double>(r.load[first + e] * facts.model.n_routed_experts) /
+                                                            static_cast<double>(total))
                                        : std::numeric_limits<float>::quiet_NaN());
     }
   }
@@ -103,7 +104,8 @@ void add_figures(formats::Page& page, const RunFacts& facts, const History& h) {
     figures.push_back({"training loss", fmt::format("{:.4f}", s.loss), "nats per token"});
     const double seconds = h.training_seconds();
     if (seconds > 0) figures.push_back({"throughput", fmt::format("{:.0f}", static_cast<double>(s.tokens) / seconds), "tokens per second"});
-    if (s.share_of_ceiling > 0) figures.push_back({"arithmetic", fmt::format("{:.0f}", 100 * s.share_of_ceiling), "% of the machine's ceiling"});
+    if (s.share_of_ceiling > 0)
+      figures.push_back({"arithmetic", fmt::format("{:.0f}", 100 * s.share_of_ceiling), "% of the machine's ceiling"});
   }
   page.key_figures(figures);
 }
@@ -147,8 +149,9 @@ void add_charts(formats::Page& page, const RunFacts& facts, const History& h) {
 
 std::string report_html(const RunFacts& facts, const History& h, bool finished) {
   const std::int64_t step = h.steps.empty() ? 0 : h.steps.back().step;
-  formats::Page page(facts.run.output.dir, fmt::format("{:.1f} million parameters · {} · step {} of {}{}", static_cast<double>(facts.parameters) / 1e6, facts.machine, step,
-                                                       facts.run.train.steps, finished ? "" : " · running"));
+  formats::Page page(facts.run.output.dir,
+                     fmt::format("{:.1f} million parameters · {} · step {} of {}{}", static_cast<double>(facts.parameters) / 1e6,
+                                 facts.machine, step, facts.run.train.steps, finished ? "" : " · running"));
   add_figures(page, facts, h);
   add_charts(page, facts, h);
   if (!h.events.empty()) {

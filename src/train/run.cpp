@@ -157,7 +157,8 @@ class Run {
 std::string Run::begin() {
   const bool used = !list_checkpoints(checkpoints_).empty();
   if (used && !options_.resume)
-    throw Error(Exit::usage, "the folder holds checkpoints of a run", checkpoints_, "pass --resume to go on with it, or choose another output.dir");
+    throw Error(Exit::usage, "the folder holds checkpoints of a run", checkpoints_,
+                "pass --resume to go on with it, or choose another output.dir");
   const auto newest = options_.resume ? newest_whole(checkpoints_) : std::nullopt;
   if (!newest) {
     if (options_.resume) core::inform("no checkpoint in {}: starting from the first step", checkpoints_);
@@ -182,21 +183,22 @@ RunFacts Run::facts() const {
 void Run::write_run_files() const {
   core::write_file_atomic(run_.output.dir + "/run.toml", to_toml(run_));
   core::write_file_atomic(run_.output.dir + "/config.json", core::pretty_json(model::to_json(config_)));
-  const json::object facts = {{"build", options_.build},
-                              {"isa", kernels::best().name},
-                              {"threads", team_.threads()},
-                              {"parameters", list_.total()},
-                              {"flops_per_token", model::model_flops_per_token(config_, run_.data.seq_len, config_.num_nextn_predict_layers > 0)},
-                              {"ceiling_flops", options_.ceiling_flops},
-                              {"accounted_bytes", memory_.total()},
-                              {"process", ::getpid()}};
+  const json::object facts = {
+      {"build", options_.build},
+      {"isa", kernels::best().name},
+      {"threads", team_.threads()},
+      {"parameters", list_.total()},
+      {"flops_per_token", model::model_flops_per_token(config_, run_.data.seq_len, config_.num_nextn_predict_layers > 0)},
+      {"ceiling_flops", options_.ceiling_flops},
+      {"accounted_bytes", memory_.total()},
+      {"process", ::getpid()}};
   core::write_file_atomic(run_.output.dir + "/run.json", core::pretty_json(facts));
 }
 
 Exit Run::go() {
   write_run_files();
-  core::inform("{:.2f} million parameters, {} ({} threads); memory by kind:\n{}", static_cast<double>(list_.total()) / 1e6, kernels::best().name,
-               team_.threads(), describe(memory_));
+  core::inform("{:.2f} million parameters, {} ({} threads); memory by kind:\n{}", static_cast<double>(list_.total()) / 1e6,
+               kernels::best().name, team_.threads(), describe(memory_));
   if (counters().step > 0) monitor_.event(counters().step, fmt::format("resumed from {}", good_), /*warn=*/false);
   while (counters().step < run_.train.steps && !signals_.requested()) one_step();
   const bool finished = counters().step >= run_.train.steps;
@@ -228,8 +230,11 @@ void Run::one_step() {
 
 void Run::handle(const StepReport& r) {
   if (r.suspected_corruption)
-    monitor_.event(r.step, "the step gave other bits when it was computed again: suspected corruption in this machine's memory or processor", /*warn=*/true);
-  const std::string scores = fmt::format("loss {:.4f} (z {:.1f}), gradient norm {:.4g} (z {:.1f})", r.loss, r.loss_zscore, r.grad_norm, r.norm_zscore);
+    monitor_.event(r.step,
+                   "the step gave other bits when it was computed again: suspected corruption in this machine's memory or processor",
+                   /*warn=*/true);
+  const std::string scores =
+      fmt::format("loss {:.4f} (z {:.1f}), gradient norm {:.4g} (z {:.1f})", r.loss, r.loss_zscore, r.grad_norm, r.norm_zscore);
   switch (r.outcome) {
     case StepOutcome::updated:
       if (run_.guard.spike_zscore > 0 && std::max(r.loss_zscore, r.norm_zscore) > run_.guard.spike_zscore)
@@ -247,18 +252,20 @@ void Run::handle(const StepReport& r) {
       writer_.wait();
       monitor_.report(/*finished=*/false, /*now=*/true);
       throw Error(Exit::numeric, fmt::format("loss or gradient norm was NaN or infinite in {} steps in a row", counters().bad_in_a_row),
-                  fmt::format("step {}; {}", r.step, where()), "resume from it with a lower optimizer.lr, or look at the data of these steps");
+                  fmt::format("step {}; {}", r.step, where()),
+                  "resume from it with a lower optimizer.lr, or look at the data of these steps");
   }
 }
 
 // Back to the newest checkpoint, and on with the data that follows the spike.
 void Run::roll_back(const StepReport& r) {
-  const std::string scores = fmt::format("loss {:.4f} (z {:.1f}), gradient norm {:.4g} (z {:.1f})", r.loss, r.loss_zscore, r.grad_norm, r.norm_zscore);
+  const std::string scores =
+      fmt::format("loss {:.4f} (z {:.1f}), gradient norm {:.4g} (z {:.1f})", r.loss, r.loss_zscore, r.grad_norm, r.norm_zscore);
   Counters past = counters();
   past.advance(r.sequences, r.tokens);
   if (past.rollbacks >= run_.guard.max_rollbacks)
-    throw Error(Exit::numeric, fmt::format("a spike after {} rollbacks: {}", past.rollbacks, scores), fmt::format("step {}; {}", r.step, where()),
-                "lower optimizer.lr, or look at the data of these steps");
+    throw Error(Exit::numeric, fmt::format("a spike after {} rollbacks: {}", past.rollbacks, scores),
+                fmt::format("step {}; {}", r.step, where()), "lower optimizer.lr, or look at the data of these steps");
   writer_.wait();
   const auto newest = newest_whole(checkpoints_);
   if (!newest) {
@@ -293,8 +300,8 @@ void Run::watch_saves() {
   if (failures > failures_seen_) monitor_.event(counters().step, fmt::format("saving failed: {}", writer_.last_error()), /*warn=*/true);
   failures_seen_ = failures;
   if (failures >= run_.checkpoint.tries)
-    throw Error(Exit::io, fmt::format("saving failed {} times in a row ({})", failures, writer_.last_error()), fmt::format("{}; {}", checkpoints_, where()),
-                "make room or repair the disk, then resume");
+    throw Error(Exit::io, fmt::format("saving failed {} times in a row ({})", failures, writer_.last_error()),
+                fmt::format("{}; {}", checkpoints_, where()), "make room or repair the disk, then resume");
 }
 
 // The last save of the process: tried again until it succeeds or the tries are used up.
@@ -348,10 +355,11 @@ std::string check_run(const RunConfig& run) {
   const MemoryByKind memory = memory_of(run, config, list);
   const core::Machine machine = core::this_machine();
   std::string out = describe(run);
-  out += fmt::format("\nmodel: {:.2f} million parameters, {:.2f} million active a token, {:.1f} MFLOP a token\n", static_cast<double>(list.total()) / 1e6,
-                     static_cast<double>(model::active_matmul_parameters(config, false)) / 1e6,
+  out += fmt::format("\nmodel: {:.2f} million parameters, {:.2f} million active a token, {:.1f} MFLOP a token\n",
+                     static_cast<double>(list.total()) / 1e6, static_cast<double>(model::active_matmul_parameters(config, false)) / 1e6,
                      model::model_flops_per_token(config, run.data.seq_len, config.num_nextn_predict_layers > 0) / 1e6);
-  out += fmt::format("memory by kind:\n{}this machine has {:.1f} MiB available\n", describe(memory), static_cast<double>(machine.available_bytes) / (1 << 20));
+  out += fmt::format("memory by kind:\n{}this machine has {:.1f} MiB available\n", describe(memory),
+                     static_cast<double>(machine.available_bytes) / (1 << 20));
   check_memory(memory, run);
   return out;
 }
