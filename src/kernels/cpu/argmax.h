@@ -11,27 +11,16 @@ inline int64_t argmax(const float* x, int64_t n) {
   const float lowest = -__builtin_inff();
   vf best = vf{} + lowest;
   vi place = vi{} + INT32_MAX;
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
-    const vf v = load(x + i);
+  for (int64_t i = 0; i < n; i += kLanes) {
+    const vf v = load(x + i, n - i, lowest);
     const vi higher = v > best;
     best = higher ? v : best;
     place = higher ? lane + static_cast<int32_t>(i) : place;
   }
-  float highest = lowest;
-  int64_t at = INT32_MAX;
-  for (int j = 0; j < kLanes; ++j)
-    if (best[j] > highest || (best[j] == highest && place[j] < at)) {
-      highest = best[j];
-      at = place[j];
-    }
-  for (; i < n; ++i)
-    if (x[i] > highest) {
-      highest = x[i];
-      at = i;
-    }
+  place = best == vf{} + horizontal_max(best) ? place : vi{} + INT32_MAX;
+  const int32_t at = horizontal(place, [](vi a, vi b) { return a < b ? a : b; });
   if (at < INT32_MAX) return at;
-  for (i = 0; i < n; ++i)  // nothing above −inf: the first that is −inf rather than NaN
+  for (int64_t i = 0; i < n; ++i)  // nothing above −inf: the first that is −inf rather than NaN
     if (x[i] == lowest) return i;
   return 0;
 }

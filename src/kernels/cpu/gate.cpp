@@ -81,7 +81,8 @@ float group_score(const float* choice, int64_t n, GroupScore kind) {
 void keep_groups(const GateShape& shape, float* choice, float* of_group) {
   const int64_t per_group = shape.experts / shape.groups;
   for (int64_t g = 0; g < shape.groups; ++g) of_group[g] = group_score(choice + g * per_group, per_group, shape.group_score);
-  for (int64_t j = 0; j < shape.groups_chosen; ++j) of_group[argmax(of_group, shape.groups)] = kOut;
+  for (int64_t g = shape.groups; g < padded(shape.groups); ++g) of_group[g] = kOut;
+  for (int64_t j = 0; j < shape.groups_chosen; ++j) of_group[argmax(of_group, padded(shape.groups))] = kOut;
   for (int64_t g = 0; g < shape.groups; ++g)
     if (of_group[g] == of_group[g])
       for (int64_t e = 0; e < per_group; ++e) choice[g * per_group + e] = kOut;

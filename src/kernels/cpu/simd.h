@@ -30,56 +30,78 @@ inline To bits_as(From x) {
   return __builtin_bit_cast(To, x);
 }
 
-// bf16 (as bits) to float and back, rounding to nearest even; NaN stays NaN.
-inline vf load_bf16(const uint16_t* p) {
-  const vh h = *reinterpret_cast<const vh_unaligned*>(p);
-  return bits_as<vf>(__builtin_convertvector(h, vu) << 16);
+// bf16 (as bits) to float and back, rounding to nearest even; NaN stays NaN. (AVX512_BF16 takes subnormal floats for 0.)
+inline vf from_bf16(vh h) {
+#if defined(__AVX512F__)
+  const vu wide = bits_as<vu>(_mm512_maskz_cvtepu16_epi32(0xffff, bits_as<__m256i>(h)));  // GCC 12 converts the halves apart
+#else
+  const vu wide = __builtin_convertvector(h, vu);
+#endif
+  return bits_as<vf>(wide << 16);
 }
-inline void store_bf16(uint16_t* p, vf x) {
+inline vh to_bf16(vf x) {
 #if defined(__AVX512BF16__)
-  const __m256bh h = _mm512_cvtneps_pbh(bits_as<__m512>(x));
-  memcpy(p, &h, 32);
+  return bits_as<vh>(_mm512_cvtneps_pbh(bits_as<__m512>(x)));
 #else
   const vu u = bits_as<vu>(x);
   const vu rounded = (u + 0x7fff + ((u >> 16) & 1)) >> 16;
   const vu quiet = (u >> 16) | 0x40;
   const vu nan = bits_as<vu>((u & 0x7fffffffu) > 0x7f800000u);
-  *reinterpret_cast<vh_unaligned*>(p) = __builtin_convertvector((rounded & ~nan) | (quiet & nan), vh);
+  const vu bits = (rounded & ~nan) | (quiet & nan);
+#if defined(__AVX512F__)
+  return bits_as<vh>(_mm512_maskz_cvtepi32_epi16(0xffff, bits_as<__m512i>(bits)));
+#else
+  return __builtin_convertvector(bits, vh);
+#endif
 #endif
 }
+inline vf load_bf16(const uint16_t* p) { return from_bf16(*reinterpret_cast<const vh_unaligned*>(p)); }
+inline void store_bf16(uint16_t* p, vf x) { *reinterpret_cast<vh_unaligned*>(p) = to_bf16(x); }
 
-// The storage types of a kernel's template: float, or bf16 as uint16_t. n < kLanes takes that many elements, the rest are 0
-// (or `missing`).
+// The storage types of a kernel's template: float, or bf16 as uint16_t.
 inline vf load(const uint16_t* p) { return load_bf16(p); }
 inline void store(uint16_t* p, vf x) { store_bf16(p, x); }
+
+// The first n lanes alone, all of them for n >= kLanes; the rest are read as 0 (or `missing`).
+#if defined(__AVX512F__)
+inline __mmask16 first_lanes(int64_t n) { return static_cast<__mmask16>((1u << n) - 1); }
+inline vf load_part(const float* p, int64_t n) { return bits_as<vf>(_mm512_maskz_loadu_ps(first_lanes(n), p)); }
+inline vf load_part(const uint16_t* p, int64_t n) { return from_bf16(bits_as<vh>(_mm256_maskz_loadu_epi16(first_lanes(n), p))); }
+inline void store_part(float* p, vf x, int64_t n) { _mm512_mask_storeu_ps(p, first_lanes(n), bits_as<__m512>(x)); }
+inline void store_part(uint16_t* p, vf x, int64_t n) { _mm256_mask_storeu_epi16(p, first_lanes(n), bits_as<__m256i>(to_bf16(x))); }
+#else
 template <class T>
-inline vf load(const T* p, int64_t n) {
-  if (n >= kLanes) return load(p);
+inline vf load_part(const T* p, int64_t n) {
   T lanes[kLanes] = {};
   memcpy(lanes, p, static_cast<size_t>(n) * sizeof(T));
   return load(lanes);
 }
-inline vf load(const float* p, int64_t n, float missing) {
-  if (n >= kLanes) return load(p);
-  vf lanes = vf{} + missing;
-  memcpy(&lanes, p, static_cast<size_t>(n) * sizeof(float));
-  return lanes;
-}
 template <class T>
-inline void store(T* p, vf x, int64_t n) {
-  if (n >= kLanes) return store(p, x);
+inline void store_part(T* p, vf x, int64_t n) {
   T lanes[kLanes];
   store(lanes, x);
   memcpy(p, lanes, static_cast<size_t>(n) * sizeof(T));
+}
+#endif
+template <class T>
+inline vf load(const T* p, int64_t n) {
+  return n >= kLanes ? load(p) : load_part(p, n);
+}
+inline vf load(const float* p, int64_t n, float missing) {
+  if (n >= kLanes) return load(p);
+  const vi lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  return lane < static_cast<int32_t>(n) ? load_part(p, n) : vf{} + missing;
+}
+template <class T>
+inline void store(T* p, vf x, int64_t n) {
+  n >= kLanes ? store(p, x) : store_part(p, x, n);
 }
 
 // x as it will be read again after it was stored as T.
 template <class T>
 inline vf round_to(vf x) {
   if constexpr (sizeof(T) == 4) return x;
-  uint16_t lanes[kLanes];
-  store_bf16(lanes, x);
-  return load_bf16(lanes);
+  else return from_bf16(to_bf16(x));
 }
 
 // What follows takes any vector of floats (V), vf or narrower.
@@ -150,8 +172,8 @@ inline V vexp2(V x) {
 }
 
 // Sum and maximum over the 16 lanes, halves folded together: one order everywhere.
-template <class Fold>
-inline float horizontal(vf x, Fold fold) {
+template <class V, class Fold>
+inline auto horizontal(V x, Fold fold) {
   x = fold(x, __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7));
   x = fold(x, __builtin_shufflevector(x, x, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11));
   x = fold(x, __builtin_shufflevector(x, x, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13));
