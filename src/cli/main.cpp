@@ -16,6 +16,8 @@ int main(int argc, char** argv) {
   app.get_formatter()->column_width(36);
   finback::cli::add_doctor(app);
   finback::cli::add_tokenizer(app);
+  finback::cli::add_inspect(app);
+  finback::cli::add_verify(app);
   try {
     app.parse(argc, argv);
     return static_cast<int>(Exit::done);

@@ -1,0 +1,201 @@
+#include "formats/inspect.h"
+
+#include "core/error.h"
+#include "formats/convert.h"
+#include "formats/megatron.h"
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <set>
+
+namespace finback::formats {
+namespace {
+
+namespace fs = std::filesystem;
+using core::DType;
+using core::Error;
+using core::Exit;
+
+constexpr std::string_view kManifest = "train_state/manifest.json";
+
+// "{0-3,5}" for a set of numbers, the number itself if it is one.
+std::string range_text(const std::set<std::int64_t>& numbers) {
+  if (numbers.size() == 1) return fmt::format("{}", *numbers.begin());
+  std::string text;
+  for (auto it = numbers.begin(); it != numbers.end();) {
+    const std::int64_t first = *it;
+    std::int64_t last = first;
+    while (++it != numbers.end() && *it == last + 1) ++last;
+    text += fmt::format("{}{}", text.empty() ? "" : ",", first);
+    if (last > first) text += fmt::format("-{}", last);
+  }
+  return "{" + text + "}";
+}
+
+// The parts of a dotted name; numbers among them are taken out into `numbers`, an empty part stays in their place.
+std::vector<std::string> split_name(std::string_view name, std::vector<std::int64_t>& numbers) {
+  std::vector<std::string> parts;
+  for (std::size_t begin = 0; begin <= name.size();) {
+    const std::size_t end = std::min(name.find('.', begin), name.size());
+    const std::string_view part = name.substr(begin, end - begin);
+    const bool number =
+        !part.empty() && part.size() < 10 && std::all_of(part.begin(), part.end(), [](char c) { return c >= '0' && c <= '9'; });
+    if (number) numbers.push_back(std::stoll(std::string(part)));
+    parts.emplace_back(number ? std::string() : std::string(part));
+    begin = end + 1;
+  }
+  return parts;
+}
+
+// The faults of the values of one file, a tensor each.
+void check_values_of(const SafetensorsFile& file, std::vector<std::string>& faults) {
+  constexpr std::int64_t kRun = 1 << 18;
+  std::vector<std::byte> raw(kRun * 8);
+  std::vector<double> values(kRun);
+  for (const TensorInfo& t : file.tensors()) {
+    const auto dtype = dtype_of(t.dtype);
+    if (dtype != DType::f64 && dtype != DType::f32 && dtype != DType::bf16 && dtype != DType::f16) continue;
+    const auto size = static_cast<std::uint64_t>(core::size_of(*dtype));
+    std::int64_t bad = 0;
+    for (std::uint64_t at = 0; at < t.bytes(); at += kRun * size) {
+      const std::uint64_t bytes = std::min<std::uint64_t>(kRun * size, t.bytes() - at);
+      const auto n = static_cast<std::int64_t>(bytes / size);
+      file.read(t, raw.data(), at, bytes);
+      convert_weights(*dtype, raw.data(), DType::f64, values.data(), n);
+      bad += std::count_if(values.begin(), values.begin() + n, [](double v) { return !std::isfinite(v); });
+    }
+    if (bad > 0) faults.push_back(fmt::format("{}: tensor '{}' holds {} values that are NaN or infinite", file.path(), t.name, bad));
+  }
+}
+
+void verify_model(Verified& v, bool check_values) {
+  const ModelFolder folder(v.path);
+  for (const auto& file : folder.files()) {
+    if (!v.has_checksums) {
+      ++v.files;
+      v.bytes += file->size();
+    }
+    if (check_values) check_values_of(*file, v.faults);
+  }
+  folder.check(model::list_parameters(model::read_config(v.path)));
+}
+
+// What throws in `body` becomes a fault of `v`: a damaged file must not hide the state of the others.
+template <class Body>
+Verified verified(const std::string& path, Kind kind, Body&& body) {
+  Verified v{.path = path, .kind = kind};
+  try {
+    body(v);
+  } catch (const Error& e) {
+    v.faults.emplace_back(e.what());
+  }
+  return v;
+}
+
+Verified verify_checkpoint(const std::string& path, bool check_values) {
+  return verified(path, Kind::checkpoint, [&](Verified& v) {
+    const Manifest manifest = Manifest::read(fmt::format("{}/{}", path, kManifest));
+    v.has_checksums = true;
+    for (const FileSum& f : manifest.files()) {
+      ++v.files;
+      v.bytes += f.bytes;
+    }
+    v.faults = manifest.verify(path);
+    if (v.faults.empty()) verify_model(v, check_values);
+  });
+}
+
+}  // namespace
+
+ParameterCounts count_parameters(const model::ModelConfig& config, const model::ParameterList& list) {
+  ParameterCounts counts;
+  for (const model::Slab& slab : list.slabs) {
+    if (slab.layer >= config.num_hidden_layers) {
+      counts.mtp += slab.size();
+      continue;
+    }
+    counts.total += slab.size();
+    counts.active += slab.role == model::Role::expert ? slab.size() / slab.groups * config.num_experts_per_tok : slab.size();
+    if (slab.role == model::Role::embedding) counts.active_embedding += slab.size();
+  }
+  return counts;
+}
+
+std::vector<TensorGroup> group_tensors(const std::vector<const TensorInfo*>& tensors) {
+  struct Group {
+    std::vector<std::string> parts;
+    std::vector<std::set<std::int64_t>> numbers;
+    TensorGroup group;
+  };
+  std::vector<Group> groups;
+  std::unordered_map<std::string, std::size_t> by_key;
+  for (const TensorInfo* t : tensors) {
+    std::vector<std::int64_t> numbers;
+    auto parts = split_name(t->name, numbers);
+    const std::string shape = t->shape_text();
+    const auto [it, fresh] = by_key.emplace(fmt::format("{}|{}|{}", fmt::join(parts, "."), t->dtype, shape), groups.size());
+    if (fresh) groups.push_back({std::move(parts), std::vector<std::set<std::int64_t>>(numbers.size()), {"", t->dtype, shape}});
+    Group& g = groups[it->second];
+    for (std::size_t i = 0; i < numbers.size(); ++i) g.numbers[i].insert(numbers[i]);
+    ++g.group.tensors;
+    g.group.bytes += t->bytes();
+  }
+  std::vector<TensorGroup> out;
+  for (Group& g : groups) {
+    std::size_t next = 0;
+    for (std::string& part : g.parts)
+      if (part.empty() && next < g.numbers.size()) part = range_text(g.numbers[next++]);
+    g.group.name = fmt::format("{}", fmt::join(g.parts, "."));
+    out.push_back(std::move(g.group));
+  }
+  return out;
+}
+
+std::string_view name_of(Kind kind) {
+  switch (kind) {
+    case Kind::checkpoint:
+      return "checkpoint";
+    case Kind::model:
+      return "model folder";
+    case Kind::safetensors:
+      return "safetensors file";
+    case Kind::tokens:
+      return "token files";
+  }
+  return "?";
+}
+
+std::vector<Verified> verify(const std::string& path, bool check_values) {
+  if (path.ends_with(".safetensors"))
+    return {verified(path, Kind::safetensors, [&](Verified& v) {
+      const SafetensorsFile file(path);
+      v.files = 1;
+      v.bytes = file.size();
+      if (check_values) check_values_of(file, v.faults);
+    })};
+  if (path.ends_with(".bin") || path.ends_with(".idx") || core::exists(path + ".idx"))
+    return {verified(path, Kind::tokens, [&](Verified& v) {
+      const TokenFile file(path);
+      v.files = 2;
+      v.bytes = core::file_size(file.path());
+    })};
+  if (!fs::is_directory(path))
+    throw Error(Exit::io, "nothing to verify", path, "give a model folder, a checkpoint, a run's folder or a file of tensors or tokens");
+  if (core::exists(fmt::format("{}/{}", path, kManifest))) return {verify_checkpoint(path, check_values)};
+  if (core::exists(path + "/config.json")) return {verified(path, Kind::model, [&](Verified& v) { verify_model(v, check_values); })};
+
+  // A run, or the folder of its checkpoints.
+  const std::string folder = fs::is_directory(path + "/checkpoints") ? path + "/checkpoints" : path;
+  std::set<std::string> checkpoints;
+  for (const auto& entry : fs::directory_iterator(folder))
+    if (entry.is_directory() && !entry.is_symlink() && core::exists(fmt::format("{}/{}", entry.path().string(), kManifest)) &&
+        entry.path().extension() != ".tmp")
+      checkpoints.insert(entry.path().string());
+  if (checkpoints.empty()) throw Error(Exit::io, "no checkpoint and no model", path, "give a model folder, a checkpoint or a run's folder");
+  std::vector<Verified> all;
+  for (const std::string& c : checkpoints) all.push_back(verify_checkpoint(c, check_values));
+  return all;
+}
+
+}  // namespace finback::formats
