@@ -14,6 +14,9 @@ int main(int argc, char** argv) {
   app.set_version_flag("--version", "finback " FINBACK_VERSION);
   app.require_subcommand(1);
   app.get_formatter()->column_width(36);
+  finback::cli::add_init(app);
+  finback::cli::add_score(app);
+  finback::cli::add_generate(app);
   finback::cli::add_doctor(app);
   finback::cli::add_tokenizer(app);
   finback::cli::add_inspect(app);

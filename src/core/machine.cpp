@@ -1,5 +1,7 @@
 #include "core/machine.h"
 
+#include "core/error.h"
+
 #include <sched.h>
 
 #include <algorithm>
@@ -48,6 +50,15 @@ Machine this_machine() {
   for (std::string word; file >> word;)
     if (word.front() == '[') m.huge_pages = word.substr(1, word.size() - 2);
   return m;
+}
+
+void require_memory(std::int64_t bytes, std::string_view what) {
+  const std::int64_t available = this_machine().available_bytes;
+  if (available > 0 && bytes > available)
+    throw Error(Exit::usage,
+                fmt::format("{:.2f} GiB of memory are needed and {:.2f} GiB are free", static_cast<double>(bytes) / 0x1p30,
+                            static_cast<double>(available) / 0x1p30),
+                what, "use a smaller model, batch or sequence, or a machine with more memory");
 }
 
 }  // namespace finback::core

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 
 namespace finback::core {
 
@@ -16,5 +17,8 @@ struct Machine {
 
 // Reads /proc, /sys and the scheduler's mask; never fails: what cannot be read keeps its default.
 Machine this_machine();
+
+// Throws Error(usage) with both sizes if the machine has less than `bytes` to give.
+void require_memory(std::int64_t bytes, std::string_view what);
 
 }  // namespace finback::core

@@ -1,0 +1,94 @@
+// finback generate: continues a prompt and streams the text.
+#include "cli/command.h"
+#include "core/log.h"
+#include "core/machine.h"
+#include "infer/session.h"
+#include "text/tokenizer.h"
+
+#include <cstdio>
+#include <memory>
+
+namespace finback::cli {
+namespace {
+
+struct Options {
+  std::string model, prompt;
+  std::int64_t max_tokens = 200;
+  infer::SampleOptions sample;
+  int threads = 0;
+};
+
+// Prints whole code points only: a token may end within one.
+class Utf8Stream {
+ public:
+  void put(std::string_view bytes) {
+    pending_ += bytes;
+    const std::size_t whole = pending_.size() - unfinished();
+    std::fwrite(pending_.data(), 1, whole, stdout);
+    std::fflush(stdout);
+    pending_.erase(0, whole);
+  }
+  ~Utf8Stream() { std::fwrite(pending_.data(), 1, pending_.size(), stdout); }
+
+ private:
+  // Bytes at the end that begin a code point whose last byte is not there yet.
+  std::size_t unfinished() const {
+    for (std::size_t back = 1; back <= 3 && back <= pending_.size(); ++back) {
+      const auto byte = static_cast<unsigned char>(pending_[pending_.size() - back]);
+      if (byte < 0x80) return 0;
+      if (byte >= 0xc0) return (byte >= 0xf0 ? 4u : byte >= 0xe0 ? 3u : 2u) > back ? back : 0;
+    }
+    return 0;
+  }
+  std::string pending_;
+};
+
+void generate(const Options& o) {
+  infer::check(o.sample);
+  core::Team team(o.threads > 0 ? o.threads : core::this_machine().cores);
+  const infer::LoadedModel model(o.model, team);
+  const text::Tokenizer tokenizer = text::Tokenizer::load(o.model);
+  std::vector<std::int32_t> prompt = tokenizer.encode(o.prompt);
+  if (tokenizer.add_bos() || prompt.empty()) prompt.insert(prompt.begin(), static_cast<std::int32_t>(model.config().bos_token_id));
+  for (const std::int32_t id : prompt)
+    if (id >= model.config().vocab_size)
+      throw core::Error(core::Exit::bad_input,
+                        fmt::format("the tokenizer gives id {} and the model knows {}", id, model.config().vocab_size), o.model,
+                        "use the tokenizer that the model was trained with");
+
+  const auto prompt_tokens = static_cast<std::int64_t>(prompt.size());
+  const std::int64_t room = model.config().max_position_embeddings - prompt_tokens;
+  if (room < 1)
+    throw core::Error(core::Exit::usage, fmt::format("a prompt of {} tokens", prompt_tokens), "--prompt",
+                      fmt::format("give fewer than max_position_embeddings = {}", model.config().max_position_embeddings));
+  const std::int64_t max_tokens = std::min(o.max_tokens, room);
+  infer::Session session(model, team, prompt_tokens + max_tokens);
+  Utf8Stream out;
+  out.put(o.prompt);
+  const infer::Generated g =
+      infer::generate(session, prompt, max_tokens, static_cast<std::int32_t>(model.config().eos_token_id), o.sample,
+                      [&](std::int32_t id) { out.put(id < tokenizer.vocab_size() ? tokenizer.token_bytes(id) : ""); });
+  out.put("\n");
+  core::inform("{} prompt tokens in {:.2f} s, {} tokens in {:.2f} s: {:.1f} tokens/s{}", g.prompt_tokens, g.prefill_seconds, g.tokens,
+               g.decode_seconds, static_cast<double>(g.tokens) / std::max(g.decode_seconds, 1e-9), g.ended ? ", ended by itself" : "");
+}
+
+}  // namespace
+
+void add_generate(CLI::App& app) {
+  auto o = std::make_shared<Options>();
+  CLI::App* c = app.add_subcommand("generate", "Continue a prompt; the text streams to standard output");
+  c->add_option("--model", o->model, "Model folder")->required();
+  c->add_option("--prompt", o->prompt, "Text to continue; empty: from the beginning of a document");
+  c->add_option("--max-tokens", o->max_tokens, "At most so many new tokens")->check(CLI::Range(1, 1 << 24))->capture_default_str();
+  c->add_option("--temperature", o->sample.temperature, "0: always the most likely token")->capture_default_str();
+  c->add_option("--top-p", o->sample.top_p, "Draw from the most likely tokens that together reach this probability")->capture_default_str();
+  c->add_option("--seed", o->sample.seed, "The same seed gives the same text")->capture_default_str();
+  c->add_option("--threads", o->threads, "0: one a core")->check(CLI::Range(0, 1024))->capture_default_str();
+  c->footer(
+      "Example:\n  finback generate --model runs/quickstart/model --prompt 'ROMEO:' --max-tokens 200 --temperature 0.8 --top-p 0.95 --seed "
+      "1");
+  c->callback([o] { generate(*o); });
+}
+
+}  // namespace finback::cli

@@ -1,0 +1,73 @@
+// The decode loop: a sequence read in any pieces has the logits, bit for bit, of reading it whole.
+#include "infer/session.h"
+
+#include "core/rng.h"
+#include "formats/hf_folder.h"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <filesystem>
+
+namespace finback::infer {
+namespace {
+
+class SessionTest : public testing::TestWithParam<const char*> {
+ protected:
+  void SetUp() override {
+    folder_ = testing::TempDir() + "/session_" + GetParam();
+    model::ModelConfig config = model::read_config(FINBACK_SOURCE_DIR "/configs/models/tiny.json");
+    config.num_hidden_layers = 3;
+    config.vocab_size = 200;
+    config.torch_dtype = std::string(GetParam()) == "bf16" ? "bfloat16" : "float32";
+    config.initializer_range = 0.1;
+    const model::ParameterList list = model::list_parameters(config);
+    core::Arena arena("weights", 64 << 20);
+    const model::SlabBuffers weights = model::take_slabs(arena, list, core::DType::f32);
+    model::initialise(config, list, 1, team_, weights);
+    formats::save_model(folder_, config, list, weights, {.dtype = config.torch_dtype == "bfloat16" ? core::DType::bf16 : core::DType::f32});
+    const core::Rng rng(3, core::Stream::test);
+    for (std::uint64_t i = 0; i < 90; ++i) ids_.push_back(static_cast<std::int32_t>(rng.below(i, 200)));
+  }
+  void TearDown() override { std::filesystem::remove_all(folder_); }
+
+  std::string folder_;
+  core::Team team_{2};
+  std::vector<std::int32_t> ids_;
+};
+
+TEST_P(SessionTest, AnySplitOfASequenceHasTheSameLogits) {
+  const LoadedModel model(folder_, team_);
+  std::vector<float> whole(90 * 200);
+  Session(model, team_, 90).logits(ids_, core::mat(whole.data(), core::DType::f32, 90, 200));
+
+  core::Team one(1);
+  for (core::Team* team : {&team_, &one})
+    for (const std::size_t piece : {1u, 7u, 32u, 90u}) {
+      Session session(model, *team, 90);
+      for (std::size_t begin = 0; begin < 90; begin += piece) {
+        const std::size_t end = std::min<std::size_t>(90, begin + piece);
+        const std::span<const float> last = session.extend(std::span(ids_).subspan(begin, end - begin));
+        ASSERT_EQ(std::memcmp(last.data(), &whole[(end - 1) * 200], 200 * sizeof(float)), 0) << "pieces of " << piece << ", after " << end;
+      }
+      EXPECT_THROW(session.extend({ids_.data(), 1}), core::Error);
+    }
+}
+
+TEST_P(SessionTest, GenerationIsRepeatable) {
+  const LoadedModel model(folder_, team_);
+  std::vector<std::int32_t> first, second;
+  for (auto* tokens : {&first, &second}) {
+    Session session(model, team_, 40);
+    const Generated g = generate(session, std::span(ids_).first(10), 30, -1, {.temperature = 0.9, .top_p = 0.9, .seed = 4},
+                                 [&](std::int32_t id) { tokens->push_back(id); });
+    EXPECT_EQ(g.tokens, 30);
+  }
+  EXPECT_EQ(first, second);
+}
+
+INSTANTIATE_TEST_SUITE_P(Precisions, SessionTest, testing::Values("bf16", "fp32"),
+                         [](const auto& tested) { return std::string(tested.param); });
+
+}  // namespace
+}  // namespace finback::infer
