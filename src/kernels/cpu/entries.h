@@ -4,7 +4,8 @@
 
 namespace finback::kernels {
 struct Table;
-}
+struct Probe;
+}  // namespace finback::kernels
 
 #define FB_ENTRIES(isa)             \
   namespace finback::kernels::isa { \
@@ -19,6 +20,7 @@ struct Table;
   void add_loss(Table&);            \
   void add_optimizer(Table&);       \
   void add_elementwise(Table&);     \
+  void add_probe(Probe&);           \
   }
 FB_ENTRIES(reference_kernels)
 FB_ENTRIES(portable)

@@ -1,0 +1,53 @@
+// The ceilings must be above what the kernels reach, and in proportion to each other.
+#include "measure/ceiling.h"
+
+#include "kernels/kernels.h"
+#include "kernels/probe.h"
+#include "measure/gemm.h"
+
+#include <gtest/gtest.h>
+
+#include <vector>
+
+namespace finback::measure {
+namespace {
+
+TEST(Ceiling, EveryRateIsMeasured) {
+  core::Team team(1);
+  const Ceiling c = ceiling(team, 0.05);
+  EXPECT_GT(c.fp32_gflops, 0.1);
+  EXPECT_GT(c.bf16_gflops, 0.1);
+  EXPECT_GT(c.int8_gops, 0.1);
+  EXPECT_GT(c.memory_gb_per_s, 0.1);
+  EXPECT_GT(c.cache_gb_per_s, 0.1);
+}
+
+// What a probe reads is all that it says: every pattern's digest is that of a plain loop.
+TEST(Ceiling, EveryPatternReadsAllBytes) {
+  std::vector<std::uint32_t> storage(3 * 4096 / 4 + 16);
+  std::uint32_t* data = storage.data();
+  while (reinterpret_cast<std::uintptr_t>(data) % 64 != 0) ++data;
+  std::uint32_t want = 0;
+  for (std::uint32_t i = 0; i < 3 * 1024; ++i) want ^= data[i] = i * 2654435761u + 12345;
+  for (std::string_view isa : kernels::runnable())
+    for (int streams : {1, 2, 4})
+      for (std::int64_t prefetch : {0, 1024})
+        EXPECT_EQ(kernels::probe(isa).read(data, 3 * 4096, streams, prefetch), want) << isa << " " << streams << " " << prefetch;
+}
+
+TEST(Gemm, NoProductIsAboveItsCeiling) {
+  core::Team team(1);
+  for (const core::DType dtype : {core::DType::f32, core::DType::bf16})
+    for (const Pass pass : {Pass::forward, Pass::backward_input, Pass::backward_weight}) {
+      const GemmSpeed s = gemm(kernels::best(), team, {.m = 64, .n = 64, .k = 64, .groups = 2, .dtype = dtype, .pass = pass}, 0.02);
+      EXPECT_GT(s.repetitions, 0);
+      EXPECT_GT(s.gflops, 0);
+      EXPECT_GE(s.best_gflops, s.gflops);
+      EXPECT_LT(s.share_of_ceiling, 1.05);  // both are measured: a few percent of noise
+      // Two flops of a 64³ product move 6 · 64² / 64³ of a byte or more.
+      EXPECT_GT(s.gb_per_s, 0);
+    }
+}
+
+}  // namespace
+}  // namespace finback::measure
