@@ -75,6 +75,17 @@ inline void finish_columns(const float* sum, char* c, const char* addend, int co
   memcpy(c, c_padded, bytes);
 }
 
+// c = [addend +] carry. Not inlined: the sums of multiply_tile would not stay in registers across its calls of memcpy.
+__attribute__((noinline)) void finish_tile(const TileOutput& out, int rows) {
+  for (int i = 0; i < rows; ++i) {
+    const float* sum = out.carry + i * kPanel;
+    char* c = out.c + i * out.c_stride;
+    const char* addend = out.addend ? out.addend + i * out.addend_stride : nullptr;
+    if (out.bf16) finish_columns<uint16_t>(sum, c, addend, out.cols);
+    else finish_columns<float>(sum, c, addend, out.cols);
+  }
+}
+
 // a: row i, unit u stands at a + i · a_row + u · a_unit bytes; either contiguous along k (a_unit 4) or packed (a_row 4).
 // b: a panel, unit u of column j at b[u · kPanel + j].
 template <bool kPairs, bool kPacked, int kRows>
@@ -101,17 +112,10 @@ void multiply_tile(const char* a, int64_t a_row, const uint32_t* b, int64_t unit
     b += kPanel;
   }
 #pragma GCC unroll 16
-  for (int i = 0; i < kRows; ++i) {
-    float row[kPanel];
-    float* to = out.last ? row : out.carry + i * kPanel;
+  for (int i = 0; i < kRows; ++i)
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) *reinterpret_cast<vr_unaligned*>(to + v * kRegister) = sum[i][v];
-    if (!out.last) continue;
-    char* c = out.c + i * out.c_stride;
-    const char* addend = out.addend ? out.addend + i * out.addend_stride : nullptr;
-    if (out.bf16) finish_columns<uint16_t>(row, c, addend, out.cols);
-    else finish_columns<float>(row, c, addend, out.cols);
-  }
+    for (int v = 0; v < kVectors; ++v) *reinterpret_cast<vr_unaligned*>(out.carry + i * kPanel + v * kRegister) = sum[i][v];
+  if (out.last) finish_tile(out, kRows);
 }
 
 using TileFunction = void (*)(const char* a, int64_t a_row, const uint32_t* b, int64_t units, const TileOutput& out);
