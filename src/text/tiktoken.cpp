@@ -25,23 +25,6 @@ constexpr std::size_t kMaxTokenBytes = 4096;  // each token is split in every pl
 constexpr std::size_t kReserved = 256 + 2;
 constexpr std::string_view kDigits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
-bool from_base64(std::string_view text, std::string& bytes) {
-  bytes.clear();
-  if (text.empty() || text.size() % 4 != 0) return false;
-  while (!text.empty() && text.back() == '=') text.remove_suffix(1);
-  std::uint32_t bits = 0;
-  int held = 0;
-  for (const char c : text) {
-    const std::size_t digit = kDigits.find(c);
-    if (digit == kDigits.npos) return false;
-    bits = bits << 6 | static_cast<std::uint32_t>(digit);
-    if ((held += 6) < 8) continue;
-    held -= 8;
-    bytes += static_cast<char>(bits >> held & 0xFF);
-  }
-  return !bytes.empty();
-}
-
 std::string to_base64(std::string_view bytes) {
   std::string out;
   for (std::size_t i = 0; i < bytes.size(); i += 3) {
@@ -122,6 +105,23 @@ std::unordered_map<std::int64_t, std::string> read_special_names(const std::stri
 }
 
 }  // namespace
+
+bool from_base64(std::string_view text, std::string& bytes) {
+  bytes.clear();
+  if (text.empty() || text.size() % 4 != 0) return false;
+  while (!text.empty() && text.back() == '=') text.remove_suffix(1);
+  std::uint32_t bits = 0;
+  int held = 0;
+  for (const char c : text) {
+    const std::size_t digit = kDigits.find(c);
+    if (digit == kDigits.npos) return false;
+    bits = bits << 6 | static_cast<std::uint32_t>(digit);
+    if ((held += 6) < 8) continue;
+    held -= 8;
+    bytes += static_cast<char>(bits >> held & 0xFF);
+  }
+  return !bytes.empty();
+}
 
 Vocabulary read_tiktoken(const std::string& path) {
   Vocabulary v;

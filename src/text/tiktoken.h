@@ -11,4 +11,7 @@ namespace finback::text {
 Vocabulary read_tiktoken(const std::string& path);
 void write_tiktoken(const Vocabulary& vocabulary, const std::string& folder);
 
+// False if it is not base64 of at least one byte.
+bool from_base64(std::string_view text, std::string& bytes);
+
 }  // namespace finback::text

@@ -71,7 +71,11 @@ Tokenizer::Tokenizer(Vocabulary vocabulary)
     if (bytes.size() == 1) byte_ids[static_cast<unsigned char>(bytes[0])] = id;
     if (vocabulary_.whole_pieces) whole_.emplace(bytes, id);
   }
-  FB_CHECK(std::find(byte_ids.begin(), byte_ids.end(), -1) == byte_ids.end(), "a vocabulary without every byte");
+  for (int b = 0; b < 256; ++b)
+    if (byte_ids[static_cast<std::size_t>(b)] < 0) {
+      FB_CHECK(never_in_utf8(static_cast<unsigned char>(b)), "no token for the byte {}", b);
+      lacking_ += static_cast<char>(b);
+    }
   model_ = std::make_unique<BpeModel>(byte_ids, vocabulary_.merges);
 
   const auto named = [&](std::string_view text) { return id_of(text).value_or(-1); };
@@ -132,6 +136,13 @@ void Tokenizer::encode_plain(std::string_view text, PieceEncoder& encoder, std::
 }
 
 void Tokenizer::encode_with(PieceEncoder& encoder, std::string_view text, bool allow_special, std::vector<std::int32_t>& out) const {
+  if (text.find_first_of(lacking_) != text.npos) {
+    std::string replaced;
+    for (const char byte : text)
+      if (lacking_.find(byte) == lacking_.npos) replaced += byte;
+      else append_utf8(replaced, 0xFFFD);
+    return encode_with(encoder, replaced, allow_special, out);
+  }
   if (!allow_special) return encode_plain(text, encoder, out);
   std::size_t plain = 0;  // the text from here on holds no special token yet
   for (std::size_t i = 0; i < text.size();) {

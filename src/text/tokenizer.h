@@ -1,6 +1,7 @@
 // The tokenizer: text to token ids and back. Ids equal those of the Hugging Face `tokenizers` package on valid UTF-8.
 // Bytes that are not valid UTF-8 are encoded too, and every encoding decodes to the same bytes: to the pre-tokenizer each
-// such byte is a code point without a class, to the merges it is a byte like any other.
+// such byte is a code point without a class, to the merges it is a byte like any other. One exception: DeepSeek-V2's
+// vocabulary has no tokens for the 13 bytes that valid UTF-8 never holds (C0, C1, F5 … FF); these become U+FFFD there.
 #pragma once
 
 #include "core/team.h"
@@ -86,6 +87,7 @@ class Tokenizer {
   std::unordered_map<std::string_view, std::int32_t> whole_;         // bytes → id, filled for whole_pieces
   std::vector<std::pair<std::string_view, std::int32_t>> specials_;  // sorted by text
   std::array<bool, 256> special_begins_{};
+  std::string lacking_;  // the bytes without a token
   std::vector<bool> special_by_id_;
   std::int32_t bos_ = -1, eos_ = -1, pad_ = -1;
   std::optional<Fim> fim_;

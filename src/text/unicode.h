@@ -71,6 +71,9 @@ inline CodePoint decode_utf8(const char* p, const char* end) {
   return {kInvalid, 1};
 }
 
+// Bytes that no valid UTF-8 text holds.
+constexpr bool never_in_utf8(unsigned char byte) { return byte == 0xC0 || byte == 0xC1 || byte >= 0xF5; }
+
 void append_utf8(std::string& out, std::uint32_t code);
 
 // Byte-level text: each byte as one printable code point (GPT-2's table), so that a vocabulary can be written in JSON.
