@@ -12,7 +12,7 @@
 namespace finback::kernels::FB_ISA {
 namespace {
 
-constexpr int64_t kKeys = 64, kGroups = 4, kQueries = kGroup * kGroups;
+constexpr int64_t kKeys = 64, kGroups = 16, kQueries = kGroup * kGroups;  // of a task, at most
 constexpr float kLn2 = 0.69314718f, kInfinity = __builtin_inff();
 
 struct Forward {
@@ -20,7 +20,8 @@ struct Forward {
   std::span<const Segment> segments;
   AttentionShape shape;
   Mat o, lse;
-  const int64_t* first_task;  // of each segment, and the number of tasks at the end
+  int64_t block;        // queries of a task, a multiple of kGroup
+  int64_t* first_task;  // of each segment, and the number of tasks at the end
   char* scratch;
   int64_t thread_bytes;
 };
@@ -96,11 +97,10 @@ void weigh(float* scores, int64_t keys, int64_t lanes, int64_t diagonal, float s
 template <class T>
 void forward_task(void* argument, int64_t task, int thread) {
   const Forward& f = *static_cast<const Forward*>(argument);
-  int64_t index = 0;
-  while (f.first_task[index + 1] <= task) ++index;
+  const int64_t index = segment_of(f.first_task, static_cast<int64_t>(f.segments.size()), task);
   const Segment& s = f.segments[static_cast<size_t>(index)];
-  const int64_t blocks = (s.rows + kQueries - 1) / kQueries;
-  const int64_t head = (task - f.first_task[index]) / blocks, block = blocks - 1 - (task - f.first_task[index]) % blocks;
+  const int64_t blocks = (s.rows + f.block - 1) / f.block, number = task - f.first_task[index];
+  const int64_t head = number / blocks, begin = (blocks - 1 - number % blocks) * f.block;  // the longest first
 
   const Extent<T> key{f.shape.nope + f.shape.rope}, value{f.shape.value};
   const int64_t key_row = key.units() * kPerUnit<T>;
@@ -109,8 +109,7 @@ void forward_task(void* argument, int64_t task, int thread) {
   Buffers<T> b;
   b.take(memory, key, value);
 
-  const int64_t first = s.q_row + block * kQueries, rows = least(kQueries, s.rows - block * kQueries);
-  const int64_t position = s.first_position + block * kQueries;
+  const int64_t first = s.q_row + begin, rows = least(f.block, s.rows - begin), position = s.first_position + begin;
   const int64_t groups = (rows + kGroup - 1) / kGroup;
   const auto group_rows = [&](int64_t g) { return least(kGroup, rows - g * kGroup); };
   for (int64_t g = 0; g < groups; ++g) {
@@ -119,7 +118,7 @@ void forward_task(void* argument, int64_t task, int thread) {
     pad(b.rows, group_rows(g), key.n, lanes, key_row);
     transpose(lanes, key.units(), reinterpret_cast<const Unit*>(b.rows), key.units(), b.queries[g], kGroup);
   }
-  for (int64_t i = 0; i < kQueries; ++i) b.top[i] = -kInfinity, b.sum[i] = 0;
+  for (int64_t i = 0; i < groups * kGroup; ++i) b.top[i] = -kInfinity, b.sum[i] = 0;
 
   const float scale = static_cast<float>(f.shape.scale * kLog2E);
   for (int64_t key0 = 0; key0 < position + rows; key0 += kKeys) {
@@ -158,25 +157,33 @@ void forward_task(void* argument, int64_t task, int thread) {
   }
 }
 
+// Large blocks pack the keys less often; smaller ones, down to one group, leave some tasks for every thread. Changes no bit.
+void make_tasks(Forward& f, int threads) {
+  const int64_t segments = static_cast<int64_t>(f.segments.size());
+  f.first_task[0] = 0;
+  for (f.block = kQueries;; f.block /= 2) {
+    for (int64_t i = 0; i < segments; ++i)
+      f.first_task[i + 1] = f.first_task[i] + f.shape.heads * ((f.segments[static_cast<size_t>(i)].rows + f.block - 1) / f.block);
+    if (f.block == kGroup || f.first_task[segments] >= 4 * threads) return;
+  }
+}
+
 template <class T>
 void forward(const Context& ctx, Forward& f) {
   const int64_t mark = ctx.scratch.mark(), segments = static_cast<int64_t>(f.segments.size());
-  int64_t* first_task = static_cast<int64_t*>(ctx.scratch.take((segments + 1) * int64_t{sizeof(int64_t)}));
-  first_task[0] = 0;
-  for (int64_t i = 0; i < segments; ++i)
-    first_task[i + 1] = first_task[i] + f.shape.heads * ((f.segments[static_cast<size_t>(i)].rows + kQueries - 1) / kQueries);
-  f.first_task = first_task;
+  f.first_task = static_cast<int64_t*>(ctx.scratch.take((segments + 1) * int64_t{sizeof(int64_t)}));
+  make_tasks(f, ctx.team.threads());
   Carver counting;
   Buffers<T>().take(counting, {f.shape.nope + f.shape.rope}, {f.shape.value});
   f.thread_bytes = counting.bytes;
   f.scratch = static_cast<char*>(ctx.scratch.take(f.thread_bytes * ctx.team.threads()));
-  ctx.team.run(first_task[segments], forward_task<T>, &f);
+  ctx.team.run(f.first_task[segments], forward_task<T>, &f);
   ctx.scratch.release(mark);
 }
 
 void attention_forward(const Context& ctx, ConstMat q, ConstMat kv, ConstMat k_pe, std::span<const Segment> segments,
                        const AttentionShape& shape, Mat o, Mat lse) {
-  Forward f{q, kv, k_pe, segments, shape, o, lse, nullptr, nullptr, 0};
+  Forward f{q, kv, k_pe, segments, shape, o, lse};
   if (q.dtype == DType::bf16) forward<uint16_t>(ctx, f);
   else forward<float>(ctx, f);
 }

@@ -372,18 +372,12 @@ void backward_by_head(const Context& ctx, Backward& b, int64_t budget) {
 
 // ---- by block
 
-// Task → segment, and the number of the task within it.
-int64_t segment_of(const Backward& b, int64_t& task) {
-  int64_t segment = 0;
-  while (b.first_task[segment + 1] <= task) ++segment;
-  task -= b.first_task[segment];
-  return segment;
-}
-
 template <class T>
 void key_block_task(void* argument, int64_t task, int thread) {
   const Backward& b = *static_cast<const Backward*>(argument);
-  const Segment& s = b.segment(segment_of(b, task));
+  const int64_t segment = segment_of(b.first_task, static_cast<int64_t>(b.segments.size()), task);
+  const Segment& s = b.segment(segment);
+  task -= b.first_task[segment];
   Buffers<T> t = thread_buffers<T>(b, thread);
   const int64_t rope = b.shape.rope;
   memset(t.dk_pe, 0, static_cast<size_t>(kKeys * rope) * sizeof(float));
@@ -406,7 +400,9 @@ void key_block_task(void* argument, int64_t task, int thread) {
 template <class T>
 void query_block_task(void* argument, int64_t task, int thread) {
   const Backward& b = *static_cast<const Backward*>(argument);
-  const Segment& s = b.segment(segment_of(b, task));
+  const int64_t segment = segment_of(b.first_task, static_cast<int64_t>(b.segments.size()), task);
+  const Segment& s = b.segment(segment);
+  task -= b.first_task[segment];
   Buffers<T> t = thread_buffers<T>(b, thread);
   const int64_t query_blocks = blocks(s.rows, kQueries), block = query_blocks - 1 - task % query_blocks;  // the longest first
   const Head<T> h{b, s, task / query_blocks, {b.key_size()}, {b.shape.value}, t};

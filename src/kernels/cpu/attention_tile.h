@@ -119,8 +119,12 @@ void product(int64_t rows, int64_t lanes, int64_t depth, const Unit* a, int64_t 
 // ---- packing
 
 // A row of n elements into packed ones.
-inline void pack_row(const float* from, int64_t n, float* to) { memcpy(to, from, static_cast<size_t>(n) * sizeof(float)); }
-inline void pack_row(const uint16_t* from, int64_t n, uint16_t* to) { memcpy(to, from, static_cast<size_t>(n) * sizeof(uint16_t)); }
+template <class T>
+inline void pack_row(const T* from, int64_t n, T* to) {
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) memcpy(to + i, from + i, kLanes * sizeof(T));  // a register or two, without a call
+  for (; i < n; ++i) to[i] = from[i];
+}
 inline void pack_row(const uint16_t* from, int64_t n, float* to) {
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) store(to + i, load_bf16(from + i));
@@ -228,6 +232,16 @@ struct Carver {
     return static_cast<U*>(static_cast<void*>(p));
   }
 };
+
+// The segment of a task: the last i with first_task[i] <= task.
+inline int64_t segment_of(const int64_t* first_task, int64_t segments, int64_t task) {
+  int64_t low = 0, high = segments;  // first_task[low] <= task < first_task[high]
+  while (high - low > 1) {
+    const int64_t middle = (low + high) / 2;
+    (first_task[middle] <= task ? low : high) = middle;
+  }
+  return low;
+}
 
 // Copies n columns of `rows` rows into a packed matrix.
 template <class T>
