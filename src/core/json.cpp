@@ -6,6 +6,8 @@
 #include <boost/json/serialize.hpp>
 #include <boost/json/value_stack.hpp>
 
+#include <charconv>
+#include <cmath>
 #include <unordered_set>
 #include <vector>
 
@@ -22,7 +24,7 @@ struct Handler {
   static constexpr std::size_t max_string_size = std::size_t(-1);
 
   json::value_stack stack;
-  std::string text;  // of the key or string being read
+  std::string text;  // of the key, string or number being read
   std::vector<std::unordered_set<std::string>> keys;
   std::string duplicate;
 
@@ -70,17 +72,31 @@ struct Handler {
     text.clear();
     return true;
   }
-  bool on_number_part(json::string_view, json::error_code&) { return true; }
+  bool on_number_part(json::string_view s, json::error_code&) {
+    text.append(s.data(), s.size());
+    return true;
+  }
   bool on_int64(std::int64_t i, json::string_view, json::error_code&) {
+    text.clear();
     stack.push_int64(i);
     return true;
   }
   bool on_uint64(std::uint64_t u, json::string_view, json::error_code&) {
+    text.clear();
     stack.push_uint64(u);
     return true;
   }
-  bool on_double(double d, json::string_view, json::error_code&) {
-    stack.push_double(d);
+  // The parser's own double may be a few units off in the last place; a learning rate or a state must read back exactly.
+  bool on_double(double rough, json::string_view s, json::error_code& ec) {
+    text.append(s.data(), s.size());
+    double exact = 0;
+    const auto result = std::from_chars(text.data(), text.data() + text.size(), exact);
+    text.clear();
+    if (result.ec == std::errc::result_out_of_range && std::abs(rough) > 1) {
+      ec = json::error::exponent_overflow;
+      return false;
+    }
+    stack.push_double(exact);
     return true;
   }
   bool on_bool(bool b, json::error_code&) {
