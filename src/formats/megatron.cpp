@@ -97,6 +97,23 @@ void TokenFile::read(std::int64_t sequence, std::int64_t first, std::span<std::i
   }
 }
 
+void write_token_index(core::AtomicFile& index, DType dtype, std::span<const std::int32_t> lengths, std::span<const std::int64_t> documents) {
+  Header h{};
+  std::memcpy(h.magic, kMagic, sizeof kMagic);
+  h.version = 1;
+  h.dtype = dtype == DType::u16 ? kUint16 : kInt32;
+  h.sequences = lengths.size();
+  h.document_entries = documents.size();
+  index.write(&h, sizeof h);
+  index.write(lengths.data(), lengths.size_bytes());
+  std::int64_t pointer = 0;
+  for (const std::int32_t n : lengths) {
+    index.write(&pointer, sizeof pointer);
+    pointer += n * core::size_of(dtype);
+  }
+  index.write(documents.data(), documents.size_bytes());
+}
+
 TokenFileWriter::TokenFileWriter(const std::string& prefix, DType dtype)
     : prefix_(prefix_of(prefix)), bin_(prefix_ + ".bin"), dtype_(dtype) {
   FB_CHECK(dtype == DType::u16 || dtype == DType::i32, "{}", core::name_of(dtype));
@@ -140,19 +157,8 @@ void TokenFileWriter::add_file(const TokenFile& file) {
 }
 
 void TokenFileWriter::commit() {
-  Header h{};
-  std::memcpy(h.magic, kMagic, sizeof kMagic);
-  h.version = 1;
-  h.dtype = dtype_ == DType::u16 ? kUint16 : kInt32;
-  h.sequences = lengths_.size();
-  h.document_entries = documents_.size();
-  std::vector<std::int64_t> pointers(lengths_.size());
-  for (std::size_t s = 1; s < lengths_.size(); ++s) pointers[s] = pointers[s - 1] + lengths_[s - 1] * core::size_of(dtype_);
   core::AtomicFile index(prefix_ + ".idx");
-  index.write(&h, sizeof h);
-  index.write(lengths_.data(), lengths_.size() * sizeof lengths_[0]);
-  index.write(pointers.data(), pointers.size() * sizeof pointers[0]);
-  index.write(documents_.data(), documents_.size() * sizeof documents_[0]);
+  write_token_index(index, dtype_, lengths_, documents_);
   core::sys::remove_tree(prefix_ + ".idx");  // an older one must never stand beside the new tokens
   bin_.commit();
   index.commit();

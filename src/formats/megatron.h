@@ -52,6 +52,11 @@ class TokenFile {
 // The smaller type that holds every id below vocab_size.
 core::DType token_dtype(std::int64_t vocab_size);
 
+// Writes into `index` (and does not commit it) the index of a PREFIX.bin whose sequences lie there one behind the other.
+// documents: each one's first sequence, and lengths.size() at the end.
+void write_token_index(core::AtomicFile& index, core::DType dtype, std::span<const std::int32_t> lengths,
+                       std::span<const std::int64_t> documents);
+
 // Writes both files in one pass. Nothing appears under their names before commit(); PREFIX.bin appears first and
 // an older PREFIX.idx goes before it, so that an index never stands beside other tokens than its own.
 class TokenFileWriter {
