@@ -18,7 +18,7 @@ void forward(const Context& ctx, ConstMat table, std::span<const int32_t> ids, M
   });
 }
 
-constexpr int kStrip = 8;  // vectors of a row that are summed at once
+constexpr int64_t kStrip = 8;  // vectors of a row that are summed at once
 
 // The tokens of one id stand in a chain, in their order: whoever holds the first of them sums the whole chain. No other task
 // touches that row of the table.
@@ -41,9 +41,9 @@ void backward_as(const Context& ctx, ConstMat dx, const int32_t* id, Mat dtable)
       for (int64_t i = 0; i < n; i += kStrip * kLanes) {
         vf sum[kStrip] = {};
         for (int64_t u = t; u >= 0; u = next[u])
-          for (int j = 0; j < kStrip; ++j)
+          for (int64_t j = 0; j < kStrip; ++j)
             if (i + j * kLanes < n) sum[j] += load(dx.row<T>(u) + i + j * kLanes, n - i - j * kLanes);
-        for (int j = 0; j < kStrip; ++j) {
+        for (int64_t j = 0; j < kStrip; ++j) {
           float* p = out + i + j * kLanes;
           const int64_t lanes = n - i - j * kLanes;
           if (lanes > 0) store(p, load(p, lanes) + sum[j], lanes);

@@ -22,14 +22,14 @@ struct WorkSet {
   float* base;
   int64_t width;
   WorkSet(const Context& ctx, int64_t experts)
-      : base(ctx.scratch.take_array<float>(ctx.team.threads() * 3 * padded(experts))), width(padded(experts)) {}
+      : base(ctx.scratch.take_array<float>(padded(experts) * 3 * ctx.team.threads())), width(padded(experts)) {}
   Work of(int thread) const {
-    float* p = base + thread * 3 * width;
+    float* p = base + width * 3 * thread;
     return {p, p + width, p + 2 * width};
   }
 };
 
-float key(float x) { return x == x ? x : -__builtin_inff(); }
+float key(float x) { return __builtin_isnan(x) ? -__builtin_inff() : x; }
 
 void check(ConstMat logits, const GateShape& shape) {
   check_index("experts of the gate's logits", logits.cols - 1, shape.experts);
@@ -49,7 +49,7 @@ void scores(const float* logits, int64_t n, Scoring scoring, float* s) {
   }
   const float sum = sum_over(n, [&](int64_t i, int64_t lanes) {
     const vf x = load(s + i, lanes);
-    return x == x ? x : vf{};
+    return is_number(x) ? x : vf{};
   });
   for (int64_t i = 0; i < n; i += kLanes) store(s + i, load(s + i) / sum);
 }
@@ -62,7 +62,7 @@ float score_sum(const float* s, int64_t n) {
 void choices(const float* s, const float* bias, int64_t n, float* choice) {
   for (int64_t i = 0; i < n; i += kLanes) {
     const vf c = bias ? load(s + i) + load(bias + i, n - i) : load(s + i);
-    store(choice + i, c == c ? c : vf{} - __builtin_inff());
+    store(choice + i, is_number(c) ? c : vf{} - __builtin_inff());
   }
   for (int64_t i = n; i < padded(n); ++i) choice[i] = kOut;
 }
@@ -84,7 +84,7 @@ void keep_groups(const GateShape& shape, float* choice, float* of_group) {
   for (int64_t g = shape.groups; g < padded(shape.groups); ++g) of_group[g] = kOut;
   for (int64_t j = 0; j < shape.groups_chosen; ++j) of_group[argmax(of_group, padded(shape.groups))] = kOut;
   for (int64_t g = 0; g < shape.groups; ++g)
-    if (of_group[g] == of_group[g])
+    if (!__builtin_isnan(of_group[g]))
       for (int64_t e = 0; e < per_group; ++e) choice[g * per_group + e] = kOut;
 }
 

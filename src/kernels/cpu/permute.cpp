@@ -18,7 +18,7 @@ void gather_rows(const Context& ctx, ConstMat x, std::span<const int32_t> slot_t
   });
 }
 
-constexpr int kStrip = 4;  // vectors of a row that are summed at once
+constexpr int64_t kStrip = 4;  // vectors of a row that are summed at once
 
 // One strip of one token. The experts ascend, so that a routing group ends where an id passes its upper bound.
 template <class T>
@@ -28,17 +28,17 @@ void combine_strip(ConstMat slots, const int32_t* expert, const int32_t* slot, i
   int64_t bound = per_group;
   for (int64_t k = 0; k < chosen; ++k) {
     if (expert[k] >= bound) {
-      for (int j = 0; j < kStrip; ++j) {
+      for (int64_t j = 0; j < kStrip; ++j) {
         sum[j] += round_to<T>(of_group[j]);
         of_group[j] = vf{};
       }
       while (expert[k] >= bound) bound += per_group;
     }
     const T* p = slots.row<T>(slot[k]) + column;
-    for (int j = 0; j < kStrip; ++j)
+    for (int64_t j = 0; j < kStrip; ++j)
       if (j * kLanes < columns) of_group[j] += load(p + j * kLanes, columns - j * kLanes);
   }
-  for (int j = 0; j < kStrip; ++j) sum[j] += round_to<T>(of_group[j]);
+  for (int64_t j = 0; j < kStrip; ++j) sum[j] += round_to<T>(of_group[j]);
 }
 
 template <class T>
@@ -52,10 +52,10 @@ void combine_as(const Context& ctx, ConstMat slots, ConstMat ids, ConstMat token
       T* py = y.row<T>(t);
       for (int64_t i = 0; i < n; i += kStrip * kLanes) {
         vf sum[kStrip] = {};
-        for (int j = 0; j < kStrip; ++j)
+        for (int64_t j = 0; j < kStrip; ++j)
           if (pa && i + j * kLanes < n) sum[j] = load(pa + i + j * kLanes, n - i - j * kLanes);
         combine_strip<T>(slots, expert, slot, chosen, per_group, i, n - i, sum);
-        for (int j = 0; j < kStrip; ++j)
+        for (int64_t j = 0; j < kStrip; ++j)
           if (i + j * kLanes < n) store(py + i + j * kLanes, sum[j], n - i - j * kLanes);
       }
     }

@@ -186,6 +186,9 @@ inline float horizontal_max(vf x) {
   return horizontal(x, [](vf a, vf b) { return vmax(a, b); });
 }
 
+// The lanes that are not NaN.
+inline vi is_number(vf x) { return x <= vf{} + __builtin_inff(); }
+
 inline vf vsqrt(vf x) {
 #if defined(__AVX512F__)
   return bits_as<vf>(_mm512_maskz_sqrt_ps(0xffff, bits_as<__m512>(x)));
@@ -200,8 +203,8 @@ template <class F>
 inline float sum_over(int64_t n, F f) {
   vf part[4] = {};
   int64_t i = 0;
-  for (; i + 4 * kLanes <= n; i += 4 * kLanes)
-    for (int j = 0; j < 4; ++j) part[j] += f(i + j * kLanes, int64_t{kLanes});
+  for (; i + int64_t{4} * kLanes <= n; i += int64_t{4} * kLanes)
+    for (int64_t j = 0; j < 4; ++j) part[j] += f(i + j * kLanes, int64_t{kLanes});
   for (; i < n; i += kLanes) part[0] += f(i, n - i < kLanes ? n - i : int64_t{kLanes});
   return horizontal_sum((part[0] + part[1]) + (part[2] + part[3]));
 }
