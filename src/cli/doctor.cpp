@@ -3,6 +3,7 @@
 #include "core/json.h"
 #include "core/machine.h"
 #include "kernels/kernels.h"
+#include "measure/ceiling.h"
 
 #include <unistd.h>
 
@@ -36,21 +37,27 @@ void doctor(bool json) {
   const bool sandbox = on_path("bwrap");
   const bool sandbox_works = sandbox && std::system("bwrap --ro-bind / / --unshare-all true >/dev/null 2>&1") == 0;
   const bool huge = machine.huge_pages == "always" || machine.huge_pages == "madvise";
+  core::Team team(machine.cores);
+  const measure::Ceiling ceiling = measure::ceiling(team, 2);
   const bool wide = table.name.starts_with("avx");
 
   if (json) {
     boost::json::array names;
     for (const std::string_view n : runnable) names.emplace_back(n);
-    fmt::print("{}\n", core::pretty_json(boost::json::object{{"version", FINBACK_VERSION},
-                                                             {"cpu", machine.cpu},
-                                                             {"instruction_path", table.name},
-                                                             {"instruction_paths_runnable", names},
-                                                             {"cores", machine.cores},
-                                                             {"memory_bytes", machine.memory_bytes},
-                                                             {"memory_available_bytes", machine.available_bytes},
-                                                             {"huge_pages", machine.huge_pages},
-                                                             {"mpi", mpi},
-                                                             {"sandbox", sandbox_works}}));
+    fmt::print("{}\n",
+               core::pretty_json(boost::json::object{{"version", FINBACK_VERSION},
+                                                     {"cpu", machine.cpu},
+                                                     {"instruction_path", table.name},
+                                                     {"instruction_paths_runnable", names},
+                                                     {"cores", machine.cores},
+                                                     {"memory_bytes", machine.memory_bytes},
+                                                     {"memory_available_bytes", machine.available_bytes},
+                                                     {"huge_pages", machine.huge_pages},
+                                                     {"mpi", mpi},
+                                                     {"sandbox", sandbox_works},
+                                                     {"ceiling", boost::json::object{{"fp32_gflops", ceiling.fp32_gflops},
+                                                                                     {"bf16_gflops", ceiling.bf16_gflops},
+                                                                                     {"memory_gb_per_s", ceiling.memory_gb_per_s}}}}));
     return;
   }
   fmt::print("finback {} on {}\n", FINBACK_VERSION, machine.cpu.empty() ? "a processor that does not say its name" : machine.cpu);
@@ -62,6 +69,9 @@ void doctor(bool json) {
        fmt::format("{:.1f} of {:.1f} GiB available", gib(machine.available_bytes), gib(machine.memory_bytes)));
   line(huge, "huge pages",
        huge ? machine.huge_pages : "off: some speed is lost; as root: echo madvise > /sys/kernel/mm/transparent_hugepage/enabled");
+  line(true, "ceiling",
+       fmt::format("fp32 {:.0f} GFLOPS, bf16 {:.0f} GFLOPS, memory {:.1f} GB/s (finback bench ceiling measures longer)",
+                   ceiling.fp32_gflops, ceiling.bf16_gflops, ceiling.memory_gb_per_s));
   line(mpi, "MPI", mpi ? "a launcher is there" : "no launcher: only many machines need one (apt-get install openmpi-bin)");
   line(sandbox_works, "sandbox",
        sandbox_works ? "bubblewrap works"

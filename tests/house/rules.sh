@@ -72,7 +72,7 @@ rule_format() {
 }
 
 subcommands() { # of `finback WORDS…`, from its help
-  "$@" --help | awk 'tolower($1) == "subcommands:" { on = 1; next } on && /^  [a-z]/ { print $1 }'
+  "$@" --help | awk 'tolower($1) == "subcommands:" { on = 1; next } /^$/ { on = 0 } on && /^  [a-z]/ { print $1 }'
 }
 
 # Every command, with its subcommands, explains itself and shows an example.
