@@ -128,6 +128,17 @@ rule_documented_commands() {
   return $bad
 }
 
+# Every relative link of the pages leads to a file.
+rule_links() {
+  local page target bad=0 count=0
+  while read -r page target; do
+    count=$((count + 1))
+    [ -e "$(dirname "$page")/${target%%#*}" ] || { echo "error: $page links to $target, which is not there"; bad=1; }
+  done < <(grep -HoE '\]\([^)]+\)' README.md CONTRIBUTING.md docs/*.md | sed -E 's/^([^:]+):\]\((.*)\)$/\1 \2/' | grep -vE ' (https?:|#)')
+  [ "$count" -gt 5 ] || fail "only $count links found: the rule looks at nothing"
+  return $bad
+}
+
 # A kernel file compiled for one instruction set defines nothing that the linker could share with the rest of the program: a
 # weak symbol compiled with AVX-512 would crash older machines.
 rule_kernel_symbols() {
