@@ -17,10 +17,10 @@ namespace {
 using finback::kernels::Context;
 using finback::kernels::DType;
 
-constexpr int64_t kBlockRows = 4 * kTileRows;
 constexpr int64_t kSliceUnits = 256;
 constexpr int64_t kMaxTaskPanels = 4096 / kPanel;          // bounds the carried sums of a task
-constexpr int64_t kTaskWork = int64_t{4} << 20;            // multiply-adds of units, some tens of microseconds
+constexpr int64_t kMinTaskPanels = 256 / kPanel;           // where there are enough: a block's rows are packed once a task
+constexpr int64_t kTaskWork = int64_t{8} << 20;            // multiply-adds of units, some tens of microseconds
 constexpr int64_t kPackedUnits = (int64_t{48} << 20) / 4;  // of the 64 MiB that kernels may take
 constexpr int64_t kPackingRows = 8;                        // packing a panel costs about as much as so many rows of product
 
@@ -64,14 +64,12 @@ struct Work {
   ThreadBuffers* threads;
 };
 
-inline int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
-inline int64_t max(int64_t a, int64_t b) { return a > b ? a : b; }
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 template <class T, bool kPairs>
 void pack_b(const Product& p, const Group& g, int64_t panel, int64_t begin, int64_t end, uint32_t* to) {
   const int64_t column = panel * kPanel;
-  pack<T, kPairs, kPanel>({g.b, p.b_stride, p.b_k_contiguous}, column, min(kPanel, p.n - column), g.k, begin, end, to);
+  pack<T, kPairs, kPanel>({g.b, p.b_stride, p.b_k_contiguous, p.n, g.k}, column, min(kPanel, p.n - column), begin, end, to);
 }
 
 template <class T, bool kPairs>
@@ -83,44 +81,72 @@ void packing_task(void* argument, int64_t task, int) {
   pack_b<T, kPairs>(*work.product, *part->group, part->panel_begin + panel, 0, units, part->packed + panel * units * kPanel);
 }
 
+// What tile t of a block, while it multiplies its first panel, fetches of a: the next tile's rows where a is read in place; where
+// lines along k are packed, its share of the next slice's.
+template <class T, bool kPairs, bool kPackedA>
+inline void fetch_a(const Product& p, const Group& g, const char* a, int64_t a_row, int64_t first_row, int64_t t, int64_t slice_end,
+                    Fetch& fetch) {
+  if (!kPackedA) {
+    fetch.next = a + kTileRows * a_row;
+    fetch.stride = a_row;
+    fetch.step = kFetchUnits * 4;
+  } else if (!p.a_k_contiguous) {
+    constexpr int64_t kStep = kPairs ? 2 : 1, kRowsATile = kSliceUnits / kFetchUnits * kFetchRows,
+                      kTilesALine = kSliceUnits * kStep / kRowsATile;
+    const int64_t k = slice_end * kStep + t % kTilesALine * kRowsATile;
+    fetch.next = g.a + k * a_row + first_row * static_cast<int64_t>(sizeof(T)) + t / kTilesALine * 64;
+    fetch.stride = a_row;
+    fetch.step = kFetchRows * a_row;
+  }
+}
+
+inline void fetch_output(const TileOutput& out, int64_t rows, int64_t bytes) {
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t at = 0; at < bytes; at += 64) {
+      __builtin_prefetch(out.c + i * out.c_stride + at, 1);
+      if (out.addend) __builtin_prefetch(out.addend + i * out.addend_stride + at);
+    }
+}
+
 // A block of rows times some panels.
 template <class T, bool kPairs, bool kPackedA>
 void product_block(const Product& p, const Part& part, int64_t block, int64_t panel_begin, int64_t panel_end,
                    const ThreadBuffers& buffers) {
   const Group& g = *part.group;
-  const int64_t units = units_of(g.k, kPairs);
-  // Rows are shared out evenly: a hundred rows are tiles of 12 and 13, not seven of 14 and one of 2.
-  const int64_t tiles = ceil_div(g.m, kTileRows);
-  const int64_t tile_begin = tiles * block / part.blocks, tile_end = tiles * (block + 1) / part.blocks;
+  const int64_t units = units_of(g.k, kPairs), a_row = p.a_stride * static_cast<int64_t>(sizeof(T));
   const int64_t c_size = finback::core::size_of(p.c_dtype);
+  // Rows are shared out evenly: 50 rows are nine tiles of 5 and 6, not eight of 6 and one of 2.
+  const int64_t all_tiles = ceil_div(g.m, kTileRows);
+  const int64_t tile_begin = all_tiles * block / part.blocks, tiles = all_tiles * (block + 1) / part.blocks - tile_begin;
+  int64_t row[kBlockTiles + 1];
+  for (int64_t t = 0; t <= tiles; ++t) row[t] = g.m * (tile_begin + t) / all_tiles;
+
+  TileOutput out;
+  out.c_stride = p.c_stride * c_size;
+  out.addend_stride = p.addend_stride * c_size;
+  out.bf16 = p.c_dtype == DType::bf16;
   for (int64_t begin = 0; begin == 0 || begin < units; begin += kSliceUnits) {
     const int64_t end = min(begin + kSliceUnits, units);
+    out.first = begin == 0;
+    out.last = end == units;
     if constexpr (kPackedA)
-      for (int64_t t = tile_begin; t < tile_end; ++t) {
-        const int64_t row = g.m * t / tiles, rows = g.m * (t + 1) / tiles - row;
-        pack<T, kPairs, kTileRows>({g.a, p.a_stride, p.a_k_contiguous}, row, rows, g.k, begin, end,
-                                   buffers.a + (t - tile_begin) * kTileRows * kSliceUnits);
-      }
+      pack<T, kPairs, kBlockRows>({g.a, p.a_stride, p.a_k_contiguous, g.m, g.k}, row[0], row[tiles] - row[0], begin, end, buffers.a);
     for (int64_t panel = panel_begin; panel < panel_end; ++panel) {
+      const int64_t column = panel * kPanel;
       const uint32_t* b = buffers.b;
       if (part.packed) b = part.packed + ((panel - part.panel_begin) * units + begin) * kPanel;
       else pack_b<T, kPairs>(p, g, panel, begin, end, buffers.b);
-      for (int64_t t = tile_begin; t < tile_end; ++t) {
-        const int64_t row = g.m * t / tiles, rows = g.m * (t + 1) / tiles - row, column = panel * kPanel;
-        TileOutput out;
-        out.carry = buffers.carry + ((panel - panel_begin) * kBlockRows + (t - tile_begin) * kTileRows) * kPanel;
-        out.first = begin == 0;
-        out.last = end == units;
-        out.c_stride = p.c_stride * c_size;
-        out.addend_stride = p.addend_stride * c_size;
-        out.c = g.c + row * out.c_stride + column * c_size;
-        out.addend = g.addend ? g.addend + row * out.addend_stride + column * c_size : nullptr;
-        out.bf16 = p.c_dtype == DType::bf16;
-        out.cols = static_cast<int>(min(kPanel, p.n - column));
-        const int64_t a_row = p.a_stride * static_cast<int64_t>(sizeof(T));
-        const char* a = kPackedA ? reinterpret_cast<const char*>(buffers.a + (t - tile_begin) * kTileRows * kSliceUnits)
-                                 : g.a + row * a_row + begin * 4;
-        tile_function<kPairs, kPackedA>(rows)(a, a_row, b, end - begin, out);
+      out.cols = static_cast<int>(min(kPanel, p.n - column));
+      for (int64_t t = 0; t < tiles; ++t) {
+        // A product of one slice carries nothing: its sums pass through the same few lines of the cache.
+        out.carry = buffers.carry + (out.first && out.last ? 0 : ((panel - panel_begin) * kBlockRows + t * kTileRows) * kPanel);
+        out.c = g.c + row[t] * out.c_stride + column * c_size;
+        out.addend = g.addend ? g.addend + row[t] * out.addend_stride + column * c_size : nullptr;
+        const char* a = kPackedA ? reinterpret_cast<const char*>(buffers.a + (row[t] - row[0])) : g.a + row[t] * a_row + begin * 4;
+        Fetch fetch{a, 0, 0};
+        if (panel == panel_begin) fetch_a<T, kPairs, kPackedA>(p, g, a, a_row, row[0], t, end, fetch);
+        if (out.last) fetch_output(out, row[t + 1] - row[t], out.cols * c_size);
+        tile_function<kPairs, kPackedA>(row[t + 1] - row[t], ceil_div(out.cols, kRegister))(a, a_row, b, end - begin, fetch, out);
       }
     }
   }
@@ -186,10 +212,13 @@ void multiply_as(const Context& ctx, const Product& p) {
     for (int64_t i = 0; i < work.part_count; ++i) {
       Part& part = work.parts[i];
       const int64_t rows = ceil_div(part.group->m, part.blocks) + (part.packed ? 0 : kPackingRows);
-      const int64_t wanted = kTaskWork / max(1, rows * units_of(part.group->k, kPairs) * kPanel);
-      part.panels_per_task = max(1, min(min(wanted, block_panels / (8 * threads)), kMaxTaskPanels));
+      const int64_t count = part.panel_end - part.panel_begin;
+      const int64_t wanted = max(kTaskWork / max(1, rows * units_of(part.group->k, kPairs) * kPanel), kMinTaskPanels);
+      const int64_t most = max(1, min(min(wanted, block_panels / (16 * threads)), kMaxTaskPanels));
+      const int64_t ranges = ceil_div(count, most);
+      part.panels_per_task = ceil_div(count, ranges);
       part.first_task = tasks;
-      tasks += part.blocks * ceil_div(part.panel_end - part.panel_begin, part.panels_per_task);
+      tasks += part.blocks * ceil_div(count, part.panels_per_task);
     }
     ctx.team.run(packings, packing_task<T, kPairs>, &work);
     ctx.team.run(tasks, product_task<T, kPairs>, &work);
