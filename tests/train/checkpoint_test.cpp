@@ -269,6 +269,28 @@ TEST_F(CheckpointTest, ANewerFormatIsRefusedByItsNumber) {
   EXPECT_NE(what.find("format_version 9"), std::string::npos) << what;
 }
 
+// A checkpoint of every released format stays readable. FINBACK_RECORD_FIXTURES=1 writes that of the present one.
+TEST_F(CheckpointTest, RecordedCheckpointsOfOlderFormatsAreRead) {
+  const model::ModelConfig config = fixture_model();
+  const model::ParameterList list = model::list_parameters(config);
+  const CheckpointContent c{config, list, core::DType::bf16, "", "run", 7, {"build", "isa", "layout", {{"a.bin", 100}}}};
+  TrainState expected(list, precision_, core::DType::bf16), found(list, precision_, core::DType::bf16);
+  fill(expected, 5);
+  const std::string folder = std::string(FINBACK_SOURCE_DIR) + "/tests/train/fixtures/";
+  if (std::getenv("FINBACK_RECORD_FIXTURES")) {
+    Snapshot snapshot(list, precision_, core::DType::bf16);
+    snapshot.copy(expected, context());
+    fs::remove_all(fmt::format("{}format-{}", folder, kCheckpointFormat));
+    fs::rename(write_checkpoint(directory_, c, snapshot), fmt::format("{}format-{}", folder, kCheckpointFormat));
+  }
+  for (std::int64_t format = 1; format <= kCheckpointFormat; ++format) {
+    const std::string path = fmt::format("{}format-{}", folder, format);
+    EXPECT_EQ(faults_of(path), std::vector<std::string>{});
+    EXPECT_EQ(read_checkpoint(path, c, {}, found), "run");
+    EXPECT_TRUE(equal(expected, found)) << path;
+  }
+}
+
 TEST_F(CheckpointTest, AReadOnlyFolderIsAnErrorOfTheSystem) {
   if (::geteuid() == 0) GTEST_SKIP() << "root may write everywhere";
   fs::permissions(directory_, fs::perms::owner_read | fs::perms::owner_exec);

@@ -29,4 +29,16 @@ inline model::ModelConfig tiny_model() {
   return c;
 }
 
+// Smaller still: the model of the recorded checkpoints in tests/train/fixtures. Must not change.
+inline model::ModelConfig fixture_model() {
+  model::ModelConfig c = tiny_model();
+  c.vocab_size = 8;
+  c.hidden_size = 8;
+  c.intermediate_size = 8;
+  c.moe_intermediate_size = 4;
+  c.q_lora_rank = c.kv_lora_rank = 4;
+  c.qk_nope_head_dim = c.qk_rope_head_dim = c.v_head_dim = 4;
+  return c;
+}
+
 }  // namespace finback::train
