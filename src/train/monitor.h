@@ -27,6 +27,7 @@ class Monitor {
   void event(std::int64_t step, std::string text, bool warn);
   // Writes report.html if it is time to (or `now`).
   void report(bool finished, bool now = false);
+  void set_memory(const MemoryByKind& memory) { facts_.memory = memory; }
   void finish_line();
 
   const History& history() const { return history_; }

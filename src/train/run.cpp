@@ -14,7 +14,6 @@
 #include "train/trainer.h"
 
 #include <fmt/ranges.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -33,9 +32,14 @@ int threads_of(const RunConfig& run) { return run.train.threads > 0 ? static_cas
 
 core::DType moments_of(const RunConfig& run) { return run.optimizer.moments == "bf16" ? core::DType::bf16 : core::DType::f32; }
 
+std::int64_t snapshot_bytes(const RunConfig& run, const model::ParameterList& list) {
+  return Snapshot::bytes_needed(list, model::precision_of(run.train.precision), moments_of(run));
+}
+
 MemoryByKind memory_of(const RunConfig& run, const model::ModelConfig& config, const model::ParameterList& list) {
   MemoryByKind need = Trainer::memory_needed(run, config, list, threads_of(run));
-  need.snapshot = Snapshot::bytes_needed(list, model::precision_of(run.train.precision), moments_of(run));
+  need.snapshot = snapshot_bytes(run, list);
+  need.program = resident_bytes();
   return need;
 }
 
@@ -77,12 +81,6 @@ Provenance provenance_of(const RunConfig& run, const RunOptions& options, data::
   return p;
 }
 
-std::int64_t peak_rss_bytes() {
-  struct rusage usage {};
-  ::getrusage(RUSAGE_SELF, &usage);
-  return std::int64_t{usage.ru_maxrss} * 1024;
-}
-
 // One run. Members stand in the order in which they need each other.
 class Run {
  public:
@@ -91,10 +89,10 @@ class Run {
         options_(options),
         config_(model::read_config(run.model.config)),
         list_(model::list_parameters(config_)),
-        memory_(memory_of(run, config_, list_)),
-        lock_((check_memory(memory_, run), run.output.dir)),
+        lock_((check_memory(memory_of(run, config_, list_), run), run.output.dir)),
         tokenizer_(load_tokenizer(run, config_)),
         stream_(open_data(run, config_, tokenizer_)),
+        memory_(memory_of(run, config_, list_)),
         team_(threads_of(run)),
         trainer_(run, config_, list_, team_, kernels::best(),
                  [this](std::int64_t first, std::span<std::int32_t> inputs, std::span<std::int32_t> targets) {
@@ -122,6 +120,7 @@ class Run {
   RunFacts facts() const;
   void write_run_files() const;
   void one_step();
+  void tell_memory();
   void handle(const StepReport& report);
   void roll_back(const StepReport& report);
   void evaluate();
@@ -135,10 +134,10 @@ class Run {
   const double started_ = core::seconds_now();
   const model::ModelConfig config_;
   const model::ParameterList list_;
-  const MemoryByKind memory_;
   RunLock lock_;
   text::Tokenizer tokenizer_;
   data::Stream stream_;
+  MemoryByKind memory_;
   core::Team team_;
   Trainer trainer_;
   Snapshot snapshot_;
@@ -151,6 +150,7 @@ class Run {
   StopSignals signals_;
   std::int64_t failures_seen_ = 0, saved_step_ = -1;
   std::optional<Evaluation> last_evaluation_;
+  bool memory_told_ = false;
 };
 
 // Initial values, or those of the newest checkpoint; returns its path.
@@ -197,8 +197,8 @@ void Run::write_run_files() const {
 
 Exit Run::go() {
   write_run_files();
-  core::inform("{:.2f} million parameters, {} ({} threads); memory by kind:\n{}", static_cast<double>(list_.total()) / 1e6,
-               kernels::best().name, team_.threads(), describe(memory_));
+  core::inform("{:.2f} million parameters, {} ({} threads)", static_cast<double>(list_.total()) / 1e6, kernels::best().name,
+               team_.threads());
   if (counters().step > 0) monitor_.event(counters().step, fmt::format("resumed from {}", good_), /*warn=*/false);
   while (counters().step < run_.train.steps && !signals_.requested()) one_step();
   const bool finished = counters().step >= run_.train.steps;
@@ -216,6 +216,7 @@ Exit Run::go() {
 void Run::one_step() {
   const double begin = core::seconds_now();
   const StepReport report = trainer_.step();
+  if (!memory_told_) tell_memory();
   handle(report);
   if (report.outcome == StepOutcome::rollback_wanted) return;
   monitor_.step(report, counters().tokens, core::seconds_now() - begin);
@@ -226,6 +227,17 @@ void Run::one_step() {
   const bool due = run_.checkpoint.every > 0 && step % run_.checkpoint.every == 0 && !ends;
   if (due && counters().bad_in_a_row == 0) save();
   monitor_.report(/*finished=*/false);
+}
+
+// After the first step, when it is known how much of their scratch the kernels use.
+void Run::tell_memory() {
+  const std::int64_t program = memory_.program;
+  memory_ = trainer_.memory();
+  memory_.snapshot = snapshot_bytes(run_, list_);
+  memory_.program = program;
+  monitor_.set_memory(memory_);
+  core::inform("memory by kind:\n{}", describe(memory_));
+  memory_told_ = true;
 }
 
 void Run::handle(const StepReport& r) {
@@ -340,7 +352,7 @@ void Run::summarise() const {
   o["train_seconds"] = seconds;
   o["total_seconds"] = core::seconds_now() - started_;
   o["tokens_per_s"] = seconds > 0 && !h.steps.empty() ? static_cast<double>(h.steps.back().tokens) / seconds : 0;
-  o["peak_rss_bytes"] = peak_rss_bytes();
+  o["peak_rss_bytes"] = peak_resident_bytes();
   o["accounted_bytes"] = memory_.total();
   core::write_file_atomic(run_.output.dir + "/summary.json", core::pretty_json(o));
 }

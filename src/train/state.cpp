@@ -2,6 +2,12 @@
 
 #include "core/error.h"
 
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <cinttypes>
+#include <cstdio>
+
 namespace finback::train {
 namespace {
 
@@ -30,8 +36,24 @@ std::string describe(const MemoryByKind& memory) {
   line("work", memory.work, "temporaries of a layer, the loss and the kernels");
   line("batch", memory.batch, "tokens of a step");
   line("snapshot", memory.snapshot, "what a checkpoint is written from while training goes on");
+  line("program", memory.program, "code, libraries, tokenizer");
   line("total", memory.total(), "");
   return out;
+}
+
+std::int64_t resident_bytes() {
+  std::int64_t pages = 0, resident = 0;
+  if (std::FILE* f = std::fopen("/proc/self/statm", "re")) {
+    if (std::fscanf(f, "%" SCNd64 " %" SCNd64, &pages, &resident) != 2) resident = 0;
+    std::fclose(f);
+  }
+  return resident * ::sysconf(_SC_PAGESIZE);
+}
+
+std::int64_t peak_resident_bytes() {
+  struct rusage usage {};
+  ::getrusage(RUSAGE_SELF, &usage);
+  return std::int64_t{usage.ru_maxrss} * 1024;
 }
 
 MemoryByKind TrainState::memory_needed(const model::ParameterList& list, model::Precision precision, core::DType moments) {

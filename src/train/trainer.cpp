@@ -71,6 +71,12 @@ Trainer::Trainer(const RunConfig& run, const model::ModelConfig& config, const m
   sums_.reset(config_);
 }
 
+MemoryByKind Trainer::memory() const {
+  MemoryByKind now = memory_needed(run_, config_, state_.list, team_.threads());
+  now.work += scratch_.high_water() - scratch_.capacity();
+  return now;
+}
+
 StepReport Trainer::step() {
   Counters& counters = state_.counters;
   const std::int64_t step = counters.step;

@@ -40,15 +40,17 @@ class Trainer {
   Trainer(const RunConfig& run, const model::ModelConfig& config, const model::ParameterList& list, core::Team& team,
           const kernels::Table& kernels, TokenSource tokens);
 
-  // Without the snapshot. Computed from shapes alone, before anything is reserved.
+  // Computed from shapes alone, before anything is reserved; without the snapshot. The kernels' scratch counts as reserved.
   static MemoryByKind memory_needed(const RunConfig& run, const model::ModelConfig& config, const model::ParameterList& list, int threads);
+
+  // The same with the scratch as used so far: what is resident after a step.
+  MemoryByKind memory() const;
 
   StepReport step();
 
   TrainState& state() { return state_; }
   model::Transformer& transformer() { return transformer_; }
   kernels::Context context() { return {kernels_, team_, scratch_}; }
-  std::int64_t scratch_used() const { return scratch_.high_water(); }
 
  private:
   void compute_gradients(std::int64_t sequences);
