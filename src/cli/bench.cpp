@@ -4,6 +4,7 @@
 #include "core/machine.h"
 #include "measure/ceiling.h"
 #include "measure/gemm.h"
+#include "measure/train_bench.h"
 
 #include <map>
 #include <memory>
@@ -111,6 +112,61 @@ void add_bench_gemm(CLI::App& bench) {
   command->callback([o] { bench_gemm(*o); });
 }
 
+struct TrainOptions {
+  measure::TrainBenchOptions bench;
+  bool no_mtp = false, json = false;
+};
+
+void bench_train(TrainOptions& o) {
+  o.bench.mtp = !o.no_mtp;
+  const measure::TrainBench r = measure::bench_train(o.bench);
+  if (o.json) {
+    fmt::print("{}", core::pretty_json(boost::json::object{{"model", o.bench.model},
+                                                           {"precision", o.bench.precision},
+                                                           {"batch", o.bench.batch},
+                                                           {"seq", o.bench.seq_len},
+                                                           {"steps", o.bench.steps},
+                                                           {"mtp", r.mtp},
+                                                           {"threads", o.bench.threads},
+                                                           {"isa", r.isa},
+                                                           {"tokens_per_s", r.tokens_per_s},
+                                                           {"tokens_per_s_median", r.tokens_per_s_median},
+                                                           {"model_flops_per_token", r.model_flops_per_token},
+                                                           {"ceiling_gflops", r.ceiling_gflops},
+                                                           {"share_of_ceiling", r.share_of_ceiling},
+                                                           {"peak_rss_bytes", r.peak_rss_bytes},
+                                                           {"accounted_bytes", r.accounted_bytes}}));
+    return;
+  }
+  fmt::print("{}, {}, {} threads: {:.0f} tokens/s (median {:.0f}) at {:.1f} MFLOP a token, {:.1f} % of the ceiling's {:.1f} GFLOPS\n",
+             r.isa, o.bench.precision, o.bench.threads, r.tokens_per_s, r.tokens_per_s_median, r.model_flops_per_token / 1e6,
+             100 * r.share_of_ceiling, r.ceiling_gflops);
+  fmt::print("{}peak of the process {:.1f} MiB\n", r.memory, static_cast<double>(r.peak_rss_bytes) / (1 << 20));
+}
+
+void add_bench_train(CLI::App& bench) {
+  auto* command = bench.add_subcommand("train", "Training steps of a model on random tokens");
+  const auto o = std::make_shared<TrainOptions>();
+  constexpr std::int64_t kMost = 1 << 16;
+  command->add_option("--model", o->bench.model, "config.json of the model")->required();
+  command->add_option("--batch", o->bench.batch, "sequences a step")->check(CLI::Range(std::int64_t{1}, kMost))->capture_default_str();
+  command->add_option("--micro-batch", o->bench.micro_batch, "sequences at once (default: the batch)")
+      ->check(CLI::Range(std::int64_t{1}, kMost));
+  command->add_option("--seq", o->bench.seq_len, "tokens a sequence")->check(CLI::Range(std::int64_t{1}, kMost))->capture_default_str();
+  command->add_option("--steps", o->bench.steps, "steps measured, after one to warm up")
+      ->check(CLI::Range(std::int64_t{1}, kMost))
+      ->capture_default_str();
+  command->add_option("--precision", o->bench.precision, "bf16 or fp32")->check(CLI::IsMember({"bf16", "fp32"}))->capture_default_str();
+  command->add_option("--activation-storage", o->bench.activation_storage, "bf16 computes norms and SwiGLU again; full keeps all")
+      ->check(CLI::IsMember({"bf16", "full"}))
+      ->capture_default_str();
+  command->add_flag("--no-mtp", o->no_mtp, "without the MTP modules");
+  command->add_option("--threads", o->bench.threads, "threads (default: every core)")->check(CLI::Range(1, 1024));
+  command->add_flag("--json", o->json, "one JSON object");
+  command->footer("Example:\n  finback bench train --model configs/models/tiny.json --batch 8 --seq 512 --steps 5");
+  command->callback([o] { bench_train(*o); });
+}
+
 }  // namespace
 
 void add_bench(CLI::App& app) {
@@ -118,6 +174,7 @@ void add_bench(CLI::App& app) {
   bench->require_subcommand(1);
   add_bench_ceiling(*bench);
   add_bench_gemm(*bench);
+  add_bench_train(*bench);
 }
 
 }  // namespace finback::cli

@@ -14,6 +14,7 @@ int main(int argc, char** argv) {
   app.set_version_flag("--version", "finback " FINBACK_VERSION);
   app.require_subcommand(1);
   app.get_formatter()->column_width(36);
+  finback::cli::add_train(app);
   finback::cli::add_init(app);
   finback::cli::add_score(app);
   finback::cli::add_generate(app);
@@ -26,6 +27,8 @@ int main(int argc, char** argv) {
   try {
     app.parse(argc, argv);
     return static_cast<int>(Exit::done);
+  } catch (const CLI::RuntimeError& e) {  // a command that ended otherwise than done, and has said why
+    return e.get_exit_code();
   } catch (const CLI::ParseError& e) {
     return app.exit(e) == 0 ? static_cast<int>(Exit::done) : static_cast<int>(Exit::usage);
   } catch (const Error& e) {

@@ -434,14 +434,15 @@ void backward(const Context& ctx, Backward& b) {
   b.thread_bytes = counting.bytes;
   b.scratch = static_cast<char*>(ctx.scratch.take(b.thread_bytes * threads));
 
-  int64_t largest = 0, longest = 0;
+  int64_t largest = 0, longest = 0, all = 0;
   for (const Segment& s : b.segments) {
     if (unit_bytes<T>(b, s) > largest) largest = unit_bytes<T>(b, s);
     if (s.rows > longest) longest = s.rows;
+    all += b.shape.heads * unit_bytes<T>(b, s);
   }
   const int64_t carry = round_up(longest * b.shape.rope * 4, 64);
   const int64_t left = least(scratch_bytes(static_cast<int>(threads)), ctx.scratch.capacity() - mark);
-  const int64_t budget = (left - (ctx.scratch.mark() - mark) - carry) / 64 * 64;
+  const int64_t budget = least((left - (ctx.scratch.mark() - mark) - carry) / 64 * 64, all);
   const int64_t parallel = least(threads, segments * b.shape.heads);
   if (segments * b.shape.heads >= threads && largest * parallel <= budget) {
     b.offsets = table;

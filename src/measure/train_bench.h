@@ -1,0 +1,32 @@
+// finback bench train: how fast a model trains here, beside the machine's ceiling, and the memory it takes.
+#pragma once
+
+#include "core/machine.h"
+
+#include <cstdint>
+#include <string>
+
+namespace finback::measure {
+
+struct TrainBenchOptions {
+  std::string model;  // config.json
+  std::int64_t batch = 8, micro_batch = 0 /* 0: batch */, seq_len = 512, steps = 5;
+  std::string precision = "bf16", activation_storage = "bf16";
+  bool mtp = true;
+  int threads = core::this_machine().cores;
+};
+
+struct TrainBench {
+  std::string isa;
+  bool mtp = false;                                  // whether MTP modules were trained
+  double tokens_per_s = 0, tokens_per_s_median = 0;  // of the fastest step, because what disturbs a step only ever slows it
+  double model_flops_per_token = 0;                  // model/flops.h
+  double ceiling_gflops = 0, share_of_ceiling = 0;   // of tokens_per_s, in the precision at hand; the higher ceiling of before and after
+  std::int64_t peak_rss_bytes = 0, accounted_bytes = 0;
+  std::string memory;  // by kind
+};
+
+// Trains on random tokens with the whole recipe; one step to warm up, then `steps`.
+TrainBench bench_train(const TrainBenchOptions& options);
+
+}  // namespace finback::measure
