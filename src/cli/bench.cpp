@@ -2,6 +2,7 @@
 #include "cli/command.h"
 #include "core/json.h"
 #include "core/machine.h"
+#include "measure/attention.h"
 #include "measure/ceiling.h"
 #include "measure/gemm.h"
 #include "measure/train_bench.h"
@@ -112,6 +113,60 @@ void add_bench_gemm(CLI::App& bench) {
   command->callback([o] { bench_gemm(*o); });
 }
 
+struct AttentionOptions : Options {
+  measure::Attention shape;
+  std::string type = "bf16", pass = "forward";
+};
+
+void bench_attention(const AttentionOptions& o) {
+  measure::Attention a = o.shape;
+  a.dtype = kTypes.at(o.type);
+  a.backward = o.pass == "backward";
+  core::Team team(o.threads);
+  const kernels::Table& table = kernels::best();
+  const measure::Speed s = measure::attention(table, team, a, o.seconds);
+  if (o.json) {
+    fmt::print("{}", core::pretty_json(boost::json::object{{"sequences", a.sequences},
+                                                           {"length", a.length},
+                                                           {"heads", a.shape.heads},
+                                                           {"nope", a.shape.nope},
+                                                           {"rope", a.shape.rope},
+                                                           {"value", a.shape.value},
+                                                           {"type", o.type},
+                                                           {"pass", o.pass},
+                                                           {"threads", o.threads},
+                                                           {"isa", table.name},
+                                                           {"repetitions", s.repetitions},
+                                                           {"gflops", s.gflops},
+                                                           {"best_gflops", s.best_gflops},
+                                                           {"ceiling_gflops", s.ceiling_gflops},
+                                                           {"share_of_ceiling", s.share_of_ceiling}}));
+    return;
+  }
+  fmt::print("{} of {} x {} tokens, {} heads of {} + {} and {}, {}, {} threads, {}: {:.1f} GFLOPS, {:.1f} % of the ceiling's {:.1f}\n",
+             o.pass, a.sequences, a.length, a.shape.heads, a.shape.nope, a.shape.rope, a.shape.value, o.type, o.threads, table.name,
+             s.gflops, 100 * s.share_of_ceiling, s.ceiling_gflops);
+}
+
+void add_bench_attention(CLI::App& bench) {
+  auto* command = bench.add_subcommand("attention", "Causal attention and its backward pass, counted as the causal half");
+  const auto o = std::make_shared<AttentionOptions>();
+  const auto size = [&](const char* flag, std::int64_t& value, std::int64_t most, const char* text) {
+    command->add_option(flag, value, text)->check(CLI::Range(std::int64_t{1}, most))->capture_default_str();
+  };
+  size("--sequences", o->shape.sequences, 4096, "sequences, each of which sees itself alone");
+  size("--length", o->shape.length, 131072, "tokens of a sequence");
+  size("--heads", o->shape.shape.heads, 1024, "heads");
+  size("--nope", o->shape.shape.nope, 1024, "a head's own part of a key (qk_nope_head_dim)");
+  size("--rope", o->shape.shape.rope, 1024, "the part of a key that heads share (qk_rope_head_dim)");
+  size("--value", o->shape.shape.value, 1024, "a head's values (v_head_dim)");
+  command->add_option("--type", o->type, "of activations")->check(CLI::IsMember(kTypes))->capture_default_str();
+  command->add_option("--pass", o->pass, "which half")->check(CLI::IsMember({"forward", "backward"}))->capture_default_str();
+  add_options(*command, *o);
+  command->footer("Example:\n  finback bench attention --length 4096 --sequences 1 --pass backward");
+  command->callback([o] { bench_attention(*o); });
+}
+
 struct TrainOptions {
   measure::TrainBenchOptions bench;
   bool no_mtp = false, json = false;
@@ -174,6 +229,7 @@ void add_bench(CLI::App& app) {
   bench->require_subcommand(1);
   add_bench_ceiling(*bench);
   add_bench_gemm(*bench);
+  add_bench_attention(*bench);
   add_bench_train(*bench);
 }
 

@@ -3,6 +3,7 @@
 
 #include "core/tensor.h"
 #include "kernels/kernels.h"
+#include "measure/speed.h"
 
 #include <cstdint>
 
@@ -18,12 +19,8 @@ struct Gemm {
   bool cold = false;  // every call finds the weights in memory, not in the caches: decoding's case
 };
 
-struct GemmSpeed {
-  int repetitions = 0;
-  double gflops = 0, best_gflops = 0;  // the median and the best call
-  double ceiling_gflops = 0;           // of the same threads and type, the median of those measured between the calls
-  double share_of_ceiling = 0;         // the median over calls of the call's rate ÷ the mean of the ceilings just before and after
-  double gb_per_s = 0;                 // inputs read and output written (and read where it is added to) once, at the median
+struct GemmSpeed : Speed {
+  double gb_per_s = 0;  // inputs read and output written (and read where it is added to) once, at the median
 };
 
 // Calls the product for about `seconds`, the ceiling being measured for as long between the calls.
