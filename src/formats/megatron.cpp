@@ -97,7 +97,8 @@ void TokenFile::read(std::int64_t sequence, std::int64_t first, std::span<std::i
   }
 }
 
-void write_token_index(core::AtomicFile& index, DType dtype, std::span<const std::int32_t> lengths, std::span<const std::int64_t> documents) {
+void write_token_index(core::AtomicFile& index, DType dtype, std::span<const std::int32_t> lengths,
+                       std::span<const std::int64_t> documents) {
   Header h{};
   std::memcpy(h.magic, kMagic, sizeof kMagic);
   h.version = 1;
