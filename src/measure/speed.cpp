@@ -17,21 +17,22 @@ double median(std::vector<double> v) {
 }  // namespace
 
 Speed speed_of(core::Team& team, Rate rate, double flops, double seconds, const std::function<void()>& call) {
-  // Calls in bursts of about two milliseconds, a ceiling of as long after each.
+  // Calls in bursts of at least two milliseconds, a ceiling of as long after each: both see the same disturbances.
   call();
   const double first = core::seconds_now();
   call();
   const double once = core::seconds_now() - first;
   constexpr double kBurst = 0.002;
   const int burst = static_cast<int>(std::clamp(kBurst / once, 1.0, 1000.0));
+  const double window = std::max(kBurst, burst * once);
   std::vector<double> rates, ceilings, shares;
-  double before = ceiling_of(team, rate, kBurst);
+  double before = ceiling_of(team, rate, window);
   const double end = core::seconds_now() + 2 * seconds;
   while (rates.size() < 5 || core::seconds_now() < end) {
     const double begin = core::seconds_now();
     for (int i = 0; i < burst; ++i) call();
     rates.push_back(burst * flops / (core::seconds_now() - begin) * 1e-9);
-    const double after = ceiling_of(team, rate, kBurst);
+    const double after = ceiling_of(team, rate, window);
     ceilings.push_back(after);
     shares.push_back(rates.back() / ((before + after) / 2));
     before = after;
