@@ -164,7 +164,7 @@ std::int64_t for_each_document(const Chunk& chunk, const DocumentFormat& format,
     take_part(text.substr(begin, s.begin - begin), true);
     begin = s.end;
   }
-  if (begin < text.size() || chunk.ends_file) take_part(text.substr(begin), chunk.ends_file);
+  if (begin < text.size()) take_part(text.substr(begin), chunk.ends_file);
   return 0;
 }
 

@@ -106,7 +106,7 @@ TEST(Documents, AreTheSameHoweverTheFileIsDivided) {
   for (std::uint64_t seed = 0; seed < 30; ++seed) {
     core::write_file_atomic(path, random_text(400, seed));
     for (const Split split : {Split::none, Split::blank_line, Split::line, Split::marker}) {
-      for (const char* marker : {"--", "\n--\n", "\nword"}) {
+      for (const char* marker : {"--", "\n--\n", "\nword", "x"}) {
         DocumentFormat format{.split = split, .marker = marker, .chunk_bytes = 1 << 20};
         const auto whole = documents_of(path, format);
         for (const std::size_t bytes : {8, 64, 300}) {
@@ -129,8 +129,8 @@ TEST(Documents, AreDividedAsAsked) {
   EXPECT_EQ(of("a\n\nb\n", Split::none), (Texts{"a\n\nb\n"}));
   EXPECT_EQ(of("a\nb\n\nc\n", Split::blank_line), (Texts{"a\nb\n", "c\n"}));
   EXPECT_EQ(of("a\r\n \t\r\n\r\nb", Split::blank_line), (Texts{"a\r\n", "b"}));
-  EXPECT_EQ(of("a\nb\n", Split::line), (Texts{"a", "b", ""}));
-  EXPECT_EQ(of("a##b\n##", Split::marker), (Texts{"a", "b\n", ""}));
+  EXPECT_EQ(of("a\nb\n", Split::line), (Texts{"a", "b"}));
+  EXPECT_EQ(of("a##b\n##", Split::marker), (Texts{"a", "b\n"}));
   EXPECT_EQ(of("\xEF\xBB\xBFxyz", Split::none), (Texts{"xyz"}));  // without the byte-order mark
 }
 
