@@ -7,6 +7,14 @@
 namespace finback::kernels {
 namespace {
 
+TEST(Table, EveryTableThatRunsIsComplete) {
+  for (std::string_view isa : runnable()) {
+    const std::string lines = coverage(by_name(isa));
+    EXPECT_EQ(lines.find("missing"), std::string::npos) << isa << ":\n" << lines;
+    EXPECT_EQ(by_name(isa).name, isa);
+  }
+}
+
 TEST(Table, CoverageNamesTheTableThatAFunctionCameFrom) {
   const std::string reference_lines = coverage(reference());
   EXPECT_EQ(reference_lines.find("linear_forward reference\nlinear_backward_input reference\n"), 0u) << reference_lines;
