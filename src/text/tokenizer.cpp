@@ -176,8 +176,14 @@ std::vector<std::vector<std::int32_t>> Tokenizer::encode_all(core::Team& team, s
                                                              bool allow_special) const {
   for (const std::string_view text : texts) check_size(text);  // here, since a task must not throw
   std::vector<std::vector<std::int32_t>> all(texts.size());
-  core::parallel_for(team, static_cast<std::int64_t>(texts.size()),
-                     [&](std::int64_t i) { all[static_cast<std::size_t>(i)] = encode(texts[static_cast<std::size_t>(i)], allow_special); });
+  std::vector<std::unique_ptr<Lease>> encoders;
+  for (int thread = 0; thread < team.threads(); ++thread) encoders.push_back(std::make_unique<Lease>(*this));
+  core::parallel_for(team, static_cast<std::int64_t>(texts.size()), [&](std::int64_t i, int thread) {
+    const std::string_view text = texts[static_cast<std::size_t>(i)];
+    std::vector<std::int32_t>& ids = all[static_cast<std::size_t>(i)];
+    ids.reserve(text.size() / 4 + 8);
+    encode_with(**encoders[static_cast<std::size_t>(thread)], text, allow_special, ids);
+  });
   return all;
 }
 
