@@ -1,6 +1,6 @@
 #include "formats/safetensors.h"
 
-#include "core/rng.h"
+#include "formats/convert.h"
 #include "tests/formats/temp_folder.h"
 
 #include <fcntl.h>
@@ -77,6 +77,22 @@ TEST_F(Safetensors, ReadsWhatItWrote) {
   EXPECT_EQ(f.find("none")->bytes(), 0u);
   EXPECT_TRUE(f.find("s")->shape.empty());
   EXPECT_EQ(f.find("c"), nullptr);
+}
+
+// Written by scripts/witness_safetensors.py --record with the safetensors package: element i of each tensor is i / 4 - 1.
+TEST(SafetensorsRecorded, ReadsAFileOfThePackage) {
+  const SafetensorsFile f(FINBACK_SOURCE_DIR "/tests/formats/recorded/package.safetensors");
+  EXPECT_EQ(f.metadata().at("format"), "pt");
+  ASSERT_EQ(f.tensors().size(), 4u);
+  EXPECT_EQ(f.find("bf16")->shape, (std::vector<std::int64_t>{2, 3}));
+  for (const TensorInfo& t : f.tensors()) {
+    const DType dtype = dtype_of(t.dtype).value();
+    std::vector<std::byte> raw(t.bytes());
+    f.read(t, raw.data());
+    std::vector<double> values(raw.size() / static_cast<std::size_t>(core::size_of(dtype)));
+    convert_weights(dtype, raw.data(), DType::f64, values.data(), static_cast<std::int64_t>(values.size()));
+    for (std::size_t i = 0; i < values.size(); ++i) EXPECT_EQ(values[i], static_cast<double>(i) / 4 - 1) << t.name;
+  }
 }
 
 TEST_F(Safetensors, SumsOfTheWriterAreThoseOfTheFile) {
