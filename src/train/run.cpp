@@ -33,7 +33,7 @@ int threads_of(const RunConfig& run) { return run.train.threads > 0 ? static_cas
 core::DType moments_of(const RunConfig& run) { return run.optimizer.moments == "bf16" ? core::DType::bf16 : core::DType::f32; }
 
 std::int64_t snapshot_bytes(const RunConfig& run, const model::ParameterList& list) {
-  return Snapshot::bytes_needed(list, model::precision_of(run.train.precision), moments_of(run));
+  return in_pages(Snapshot::bytes_needed(list, model::precision_of(run.train.precision), moments_of(run)));
 }
 
 MemoryByKind memory_of(const RunConfig& run, const model::ModelConfig& config, const model::ParameterList& list) {

@@ -14,6 +14,7 @@ namespace {
 // A separate compute copy is needed only where it has a narrower type than the masters.
 bool has_copy(model::Precision p) { return p.storage != p.accumulator; }
 
+// Bytes of an arena that `take` fills.
 template <class Take>
 std::int64_t counted(Take&& take) {
   core::Arena count = core::Arena::counting();
@@ -22,6 +23,11 @@ std::int64_t counted(Take&& take) {
 }
 
 }  // namespace
+
+std::int64_t in_pages(std::int64_t arena_bytes) {
+  constexpr std::int64_t kHugePage = 2 << 20;
+  return (arena_bytes + kHugePage - 1) / kHugePage * kHugePage;
+}
 
 std::string describe(const MemoryByKind& memory) {
   std::string out;
@@ -56,21 +62,32 @@ std::int64_t peak_resident_bytes() {
   return std::int64_t{usage.ru_maxrss} * 1024;
 }
 
+namespace {
+
+struct Sizes {
+  std::int64_t weights, master, moments, gradients;
+};
+
+Sizes sizes_of(const model::ParameterList& list, model::Precision precision, core::DType moments) {
+  return {.weights = has_copy(precision) ? counted([&](core::Arena& a) { model::take_slabs(a, list, precision.storage); }) : 0,
+          .master = counted([&](core::Arena& a) { model::take_slabs(a, list, precision.accumulator); }),
+          .moments = 2 * counted([&](core::Arena& a) { model::take_slabs(a, list, moments, /*trained_only=*/true); }),
+          .gradients = counted([&](core::Arena& a) { model::take_slabs(a, list, precision.accumulator, /*trained_only=*/true); })};
+}
+
+}  // namespace
+
 MemoryByKind TrainState::memory_needed(const model::ParameterList& list, model::Precision precision, core::DType moments) {
-  MemoryByKind need;
-  if (has_copy(precision)) need.weights = counted([&](core::Arena& a) { model::take_slabs(a, list, precision.storage); });
-  need.master = counted([&](core::Arena& a) { model::take_slabs(a, list, precision.accumulator); });
-  need.moments = 2 * counted([&](core::Arena& a) { model::take_slabs(a, list, moments, /*trained_only=*/true); });
-  need.gradients = counted([&](core::Arena& a) { model::take_slabs(a, list, precision.accumulator, /*trained_only=*/true); });
-  return need;
+  const Sizes s = sizes_of(list, precision, moments);
+  return {.weights = in_pages(s.weights), .master = in_pages(s.master), .moments = in_pages(s.moments), .gradients = in_pages(s.gradients)};
 }
 
 TrainState::TrainState(const model::ParameterList& parameters, model::Precision precision, core::DType moments)
     : list(parameters),
-      master_arena_("master", memory_needed(list, precision, moments).master),
-      moments_arena_("moments", memory_needed(list, precision, moments).moments),
-      gradients_arena_("gradients", memory_needed(list, precision, moments).gradients),
-      weights_arena_("weights", memory_needed(list, precision, moments).weights) {
+      master_arena_("master", sizes_of(list, precision, moments).master),
+      moments_arena_("moments", sizes_of(list, precision, moments).moments),
+      gradients_arena_("gradients", sizes_of(list, precision, moments).gradients),
+      weights_arena_("weights", sizes_of(list, precision, moments).weights) {
   master = model::take_slabs(master_arena_, list, precision.accumulator);
   m = model::take_slabs(moments_arena_, list, moments, /*trained_only=*/true);
   v = model::take_slabs(moments_arena_, list, moments, /*trained_only=*/true);

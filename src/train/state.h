@@ -31,13 +31,14 @@ struct Counters {
   }
 };
 
-// Memory by kind, in bytes. The same code counts and takes it.
+// Memory by kind, in bytes, in the whole huge pages of which an arena consists.
 struct MemoryByKind {
   std::int64_t weights = 0, master = 0, moments = 0, gradients = 0, activations = 0, work = 0, batch = 0, snapshot = 0;
   std::int64_t program = 0;  // code, libraries, tokenizer: what the process holds before these are taken
   std::int64_t total() const { return weights + master + moments + gradients + activations + work + batch + snapshot + program; }
 };
 std::string describe(const MemoryByKind& memory);
+std::int64_t in_pages(std::int64_t arena_bytes);
 std::int64_t resident_bytes();       // of this process now
 std::int64_t peak_resident_bytes();  // the most so far
 

@@ -48,9 +48,9 @@ double mean(double sum, std::int64_t n) { return n > 0 ? sum / static_cast<doubl
 MemoryByKind Trainer::memory_needed(const RunConfig& run, const model::ModelConfig& config, const model::ParameterList& list, int threads) {
   MemoryByKind need = TrainState::memory_needed(list, model::precision_of(run.train.precision), moments_of(run));
   const auto transformer = model::Transformer::memory_needed(config, options_of(run));
-  need.activations = transformer.activations;
-  need.work = transformer.recomputed + transformer.work + kernels::scratch_bytes(threads);
-  need.batch = batch_bytes(run);
+  need.activations = in_pages(transformer.activations);
+  need.work = in_pages(transformer.recomputed) + in_pages(transformer.work) + in_pages(kernels::scratch_bytes(threads));
+  need.batch = in_pages(batch_bytes(run));
   return need;
 }
 
@@ -73,7 +73,7 @@ Trainer::Trainer(const RunConfig& run, const model::ModelConfig& config, const m
 
 MemoryByKind Trainer::memory() const {
   MemoryByKind now = memory_needed(run_, config_, state_.list, team_.threads());
-  now.work += scratch_.high_water() - scratch_.capacity();
+  now.work += in_pages(scratch_.high_water()) - in_pages(scratch_.capacity());
   return now;
 }
 

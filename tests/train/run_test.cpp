@@ -292,6 +292,24 @@ TEST_F(RunTest, WrongWaysToStartAreErrorsBeforeTheFirstStep) {
   EXPECT_EQ(code([&] { run_training(config("a", {"train.steps=14"}), {.resume = true, .allow_data_change = true}); }), core::Exit::done);
 }
 
+// The promise of docs/training.md, on a process of its own: its peak is within a tenth of what it accounts for.
+TEST_F(RunTest, ThePeakOfTheProcessIsWhatIsAccountedFor) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "the sanitizer has memory of its own";
+#endif
+  model::ModelConfig m = tiny_model();
+  m.vocab_size = 100'000;
+  m.hidden_size = 64;
+  core::write_file_atomic(folder_ + "/config.json", core::pretty_json(model::to_json(m)));
+  const RunConfig c = config("a", {"train.steps=2", "data.seq_len=32", "data.valid="});
+  core::write_file_atomic(folder_ + "/run.toml", to_toml(c));
+  if (!fs::exists(FINBACK_BINARY)) GTEST_SKIP() << "finback is not built";
+  ASSERT_EQ(std::system(fmt::format("'{}' train '{}/run.toml' 2>/dev/null", FINBACK_BINARY, folder_).c_str()), 0);
+  const auto summary = core::read_json_file(folder_ + "/a/summary.json").as_object();
+  const double peak = summary.at("peak_rss_bytes").to_number<double>(), accounted = summary.at("accounted_bytes").to_number<double>();
+  EXPECT_NEAR(peak / accounted, 1, 0.1) << peak << " " << accounted;
+}
+
 TEST_F(RunTest, CheckTellsMemoryAndTrainsNothing) {
   const std::string text = check_run(config("a"));
   for (const char* part : {"gradients", "activations", "million parameters", "warmup_steps", "total"})
