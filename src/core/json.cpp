@@ -8,6 +8,7 @@
 
 #include <charconv>
 #include <cmath>
+#include <cmath>
 #include <unordered_set>
 #include <vector>
 
@@ -127,6 +128,11 @@ void print(std::string& out, const json::value& value, int indent) {
     out += '\n';
     pad(indent);
     out += '}';
+  } else if (value.is_double() && std::isfinite(value.get_double())) {
+    // The shortest digits that read back as the same double; with a point or an exponent, so that it stays one.
+    const std::string digits = fmt::format("{}", value.get_double());
+    out += digits;
+    if (digits.find_first_of(".e") == std::string::npos) out += ".0";
   } else {
     out += json::serialize(value);
   }

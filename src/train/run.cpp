@@ -127,7 +127,7 @@ class Run {
   void save();
   void watch_saves();
   void save_for_good();
-  void summarise() const;
+  void summarise(bool finished) const;
 
   const RunConfig run_;
   const RunOptions options_;
@@ -206,7 +206,7 @@ Exit Run::go() {
   save_for_good();
   if (finished && (!last_evaluation_ || monitor_.history().evaluations.back().step != counters().step)) evaluate();
   monitor_.report(finished, /*now=*/true);
-  summarise();
+  summarise(finished);
   monitor_.finish_line();
   if (finished) core::inform("done: {}, report {}/report.html", good_now(), run_.output.dir);
   else core::inform("stopped after step {} by {}: {} holds it; go on with --resume", counters().step, signals_.name(), good_now());
@@ -332,10 +332,11 @@ void Run::save_for_good() {
   }
 }
 
-void Run::summarise() const {
+void Run::summarise(bool finished) const {
   const History& h = monitor_.history();
   const double seconds = h.training_seconds();
   json::object o;
+  o["finished"] = finished;
   o["step"] = h.steps.empty() ? 0 : h.steps.back().step;
   o["train_loss"] = h.steps.empty() ? json::value(nullptr) : json::value(h.steps.back().loss);
   o["val_nats_per_token"] = nullptr;

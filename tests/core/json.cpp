@@ -52,6 +52,12 @@ TEST(Json, NumbersAreTheNearestDoubles) {
   }
 }
 
+TEST(Json, DoublesArePrintedAsPeopleWriteThem) {
+  EXPECT_EQ(pretty_json(boost::json::value(0.25)), "0.25\n");
+  EXPECT_EQ(pretty_json(boost::json::value(1e-6)), "1e-06\n");
+  EXPECT_EQ(pretty_json(boost::json::value(7749.0)), "7749.0\n");  // still a double when it is read again
+}
+
 TEST(Json, RefusesWhatIsNotOneValue) {
   refuses("", "not valid JSON at byte 0");
   refuses("{\"a\":}", "not valid JSON at byte 5");

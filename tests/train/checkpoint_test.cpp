@@ -84,8 +84,8 @@ class CheckpointTest : public ::testing::Test {
   Snapshot snapshot_;
 };
 
-// Every call is tried with FINBACK_SLOW_TESTS set, every fifth without.
-std::uint64_t stride() { return std::getenv("FINBACK_SLOW_TESTS") ? 1 : 5; }
+// Every call is tried with FINBACK_FULL set, every fifth without.
+std::uint64_t stride() { return std::getenv("FINBACK_FULL") ? 1 : 5; }
 
 core::Exit exit_of(const std::function<void()>& f, std::string* what = nullptr) {
   try {

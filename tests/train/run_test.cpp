@@ -114,12 +114,13 @@ class RunTest : public ::testing::Test {
   const std::string folder_;
 };
 
-std::uint64_t stride(std::uint64_t fast) { return std::getenv("FINBACK_SLOW_TESTS") ? 1 : fast; }
+std::uint64_t stride(std::uint64_t fast) { return std::getenv("FINBACK_FULL") ? 1 : fast; }
 
 TEST_F(RunTest, WritesWhatAPersonLooksAt) {
   EXPECT_EQ(run_training(config("a"), {.ceiling_flops = 1e11, .build = "test"}), core::Exit::done);
   const std::string dir = folder_ + "/a/";
   const auto summary = core::read_json_file(dir + "summary.json").as_object();
+  EXPECT_TRUE(summary.at("finished").as_bool());
   for (const char* field : {"val_nats_per_char", "val_bits_per_byte", "train_seconds", "total_seconds", "tokens_per_s", "mtp_acceptance"})
     EXPECT_TRUE(summary.at(field).is_number()) << field;
   EXPECT_LT(summary.at("val_nats_per_char").to_number<double>(), 5.6);
@@ -181,6 +182,7 @@ TEST_F(RunTest, AStoppedRunGoesOnWithTheSameBits) {
     if (exit_code(status) != 0) {  // it may have been faster than the signal
       EXPECT_EQ(exit_code(status), 7);
       EXPECT_LT(newest_whole(checkpoints("stopped"))->step, 12);
+      EXPECT_FALSE(core::read_json_file(folder_ + "/stopped/summary.json").at("finished").as_bool());
       ASSERT_EQ(exit_code(in_child(config("stopped"), {.resume = true})), 0);
     }
     EXPECT_EQ(state_bytes("stopped"), whole) << signal;
