@@ -8,7 +8,6 @@
 
 #include <charconv>
 #include <cmath>
-#include <cmath>
 #include <unordered_set>
 #include <vector>
 
