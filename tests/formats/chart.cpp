@@ -55,11 +55,19 @@ int count(const std::string& text, std::string_view what) {
 // Every element is closed in order: what a strict parser would ask.
 void expect_well_formed(const std::string& text) {
   std::vector<std::string> open;
-  const std::regex tag(R"(<(/?)([a-z0-9]+)((?:"[^"]*"|[^">])*?)(/?)>)");
-  for (std::sregex_iterator it(text.begin(), text.end(), tag), end; it != end; ++it) {
-    const std::string name = (*it)[2];
-    if ((*it)[4] == "/" || name == "meta") continue;
-    if ((*it)[1] != "/") {
+  for (auto at = text.find('<'); at != std::string::npos; at = text.find('<', at + 1)) {
+    const bool closes = text[at + 1] == '/';
+    const auto name_begin = at + (closes ? 2 : 1);
+    const auto name_end = text.find_first_not_of("abcdefghijklmnopqrstuvwxyz0123456789", name_begin);
+    const std::string name = text.substr(name_begin, name_end - name_begin);
+    if (name.empty()) continue;  // <!doctype …
+    auto end = name_end;
+    for (bool quoted = false; quoted || text[end] != '>'; ++end) {
+      ASSERT_LT(end + 1, text.size()) << name;
+      quoted ^= text[end] == '"';
+    }
+    if (text[end - 1] == '/' || name == "meta") continue;
+    if (!closes) {
       open.push_back(name);
       continue;
     }

@@ -10,7 +10,7 @@
 
 namespace {
 
-typedef uint32_t vw_unaligned __attribute__((vector_size(kBytes), aligned(4)));
+typedef uint32_t vw_unaligned __attribute__((vector_size(kBytes), aligned(2)));  // pairs of bf16 begin at any of them
 typedef uint16_t vh_half_unaligned __attribute__((vector_size(kBytes / 2), aligned(2)));
 
 inline vw load_units(const void* p) { return *static_cast<const vw_unaligned*>(p); }
