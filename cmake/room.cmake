@@ -24,5 +24,5 @@ function(finback_room_test name)
   target_link_libraries(finback_${name}_test PRIVATE finback_${name} ${ARGN} GTest::gtest GTest::gtest_main)
   target_compile_options(finback_${name}_test PRIVATE $<$<CONFIG:Release>:-O1>) # GoogleTest takes long to optimise; the rooms stay fast
   target_compile_definitions(finback_${name}_test PRIVATE FINBACK_SOURCE_DIR="${CMAKE_SOURCE_DIR}" FINBACK_BINARY="$<TARGET_FILE_DIR:finback_${name}_test>/../finback")
-  gtest_discover_tests(finback_${name}_test DISCOVERY_MODE PRE_TEST PROPERTIES TIMEOUT 300 LABELS ${name})
+  gtest_discover_tests(finback_${name}_test DISCOVERY_MODE PRE_TEST PROPERTIES TIMEOUT 900 LABELS ${name})
 endfunction()
