@@ -90,7 +90,10 @@ std::string describe(const model::ModelConfig& c) {
   return text + fmt::format("; vocabulary {}, context {}", c.vocab_size, c.max_position_embeddings);
 }
 
-std::string megabytes(std::uint64_t bytes) { return fmt::format("{:.1f} MB", static_cast<double>(bytes) * 1e-6); }
+std::string size_text(std::uint64_t bytes) {
+  const auto n = static_cast<double>(bytes);
+  return n < 1e6 ? fmt::format("{:.1f} kB", n * 1e-3) : n < 1e9 ? fmt::format("{:.1f} MB", n * 1e-6) : fmt::format("{:.1f} GB", n * 1e-9);
+}
 
 void print_text(const Found& found, bool all) {
   if (found.config) {
@@ -121,9 +124,9 @@ void print_text(const Found& found, bool all) {
     shape = std::max(shape, l.shape.size());
   }
   const std::size_t files = found.folder ? found.folder->files().size() : 1;
-  fmt::print("weights     {} tensors in {} file{}, {}\n\n", tensors.size(), files, files == 1 ? "" : "s", megabytes(bytes));
+  fmt::print("weights     {} tensors in {} file{}, {}\n\n", tensors.size(), files, files == 1 ? "" : "s", size_text(bytes));
   for (const auto& l : lines)
-    fmt::print("{:<{}}  {:<8} {:<{}}  {:>10}{}\n", l.name, name, l.dtype, l.shape, shape, megabytes(l.bytes),
+    fmt::print("{:<{}}  {:<8} {:<{}}  {:>10}{}\n", l.name, name, l.dtype, l.shape, shape, size_text(l.bytes),
                l.tensors > 1 ? fmt::format("  × {}", l.tensors) : "");
 }
 

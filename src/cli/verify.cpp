@@ -29,7 +29,8 @@ void print_text(const std::vector<formats::Verified>& all) {
   for (const formats::Verified& v : all) {
     for (const std::string& fault : v.faults) fmt::print("✗ {}\n", fault);
     if (!v.faults.empty()) continue;
-    fmt::print("✓ {}: {}, {} files, {:.1f} MB, {}\n", v.path, formats::name_of(v.kind), v.files, static_cast<double>(v.bytes) * 1e-6,
+    fmt::print("✓ {}: {}, {} file{}, {:.1f} MB, {}\n", v.path, formats::name_of(v.kind), v.files, v.files == 1 ? "" : "s",
+               static_cast<double>(v.bytes) * 1e-6,
                v.has_checksums ? "every byte as written" : "structure whole; without a manifest the values cannot be compared");
   }
 }

@@ -48,7 +48,7 @@ void fill_reference(Table& t) {
   }
 
 bool always() { return true; }
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(FB_REFERENCE_ONLY)
 bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 bool has_avx512() {
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
@@ -58,9 +58,12 @@ bool has_avx512bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf1
 #endif
 
 constexpr Backend kBackends[] = {
-    {"reference", always, fill_reference}, {"portable", always, FB_FILL(portable)},
+    {"reference", always, fill_reference},
+#if !defined(FB_REFERENCE_ONLY)
+    {"portable", always, FB_FILL(portable)},
 #if defined(__x86_64__)
-    {"avx2", has_avx2, FB_FILL(avx2)},     {"avx512", has_avx512, FB_FILL(avx512)}, {"avx512bf16", has_avx512bf16, FB_FILL(avx512bf16)},
+    {"avx2", has_avx2, FB_FILL(avx2)},       {"avx512", has_avx512, FB_FILL(avx512)}, {"avx512bf16", has_avx512bf16, FB_FILL(avx512bf16)},
+#endif
 #endif
 };
 constexpr std::size_t kCount = std::size(kBackends);
