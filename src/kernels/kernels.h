@@ -47,11 +47,46 @@ struct Context {
 
 constexpr std::int64_t scratch_bytes(int threads) { return (std::int64_t{64} << 20) + threads * (std::int64_t{8} << 20); }
 
+// Narrow codes share scales by tiles of up to 128 elements; a code's number times its tile's scale is the element [V3 §3.3.2].
+constexpr std::int64_t kTile = 128;
+constexpr std::int64_t tiles_of(std::int64_t n) { return (n + kTile - 1) / kTile; }
+// The tiles along rows that come in runs (tensors stacked in a slab, groups of a product): tiles restart at each run.
+// parts = rows of each tensor, their sum `rows`, or empty: one run. offsets: as for grouped products.
+std::int64_t row_tiles(std::int64_t rows, std::span<const std::int64_t> parts);
+std::int64_t row_tile_of(std::int64_t row, std::span<const std::int64_t> parts);  // the tile that a row lies in
+std::int64_t row_tiles(std::span<const std::int64_t> offsets);
+
+// Activations or their gradients as codes (e4m3 or e5m2) with f32 scales, in one of two tilings:
+//   1×128: tiles along a row, scales [rows, tiles_of(cols)];
+//   128×1: tiles along a column, restarting at every offset, scales [row_tiles(offsets), cols].
+struct ScaledMat {
+  ConstMat codes, scales;
+};
+struct ScaledBuffer {  // one to write
+  Mat codes, scales;
+  operator ScaledMat() const { return {codes, scales}; }
+};
+
+struct Quantization {
+  DType format = DType::e4m3;  // or e5m2
+  bool power_of_two = false;   // scales
+};
+
+// How the products of codes are summed [V3 §3.3.2]. Only the reference table knows bits other than 0.
+struct Accumulation {
+  int bits = 0;         // 0: FP32; otherwise fixed point of so many bits, as a tensor core's (numerics/narrow_accumulate.h): 14
+  bool promote = true;  // with bits: whether partial sums pass to FP32 at every tile, or the narrow sum runs on to the end
+};
+
 // Weights of one linear layer, or of the experts of a layer stacked (G of them): w_GNK.
 struct WeightView {
   const void* data = nullptr;  // row-major [groups · rows, cols]
   DType dtype = DType::f32;
   std::int64_t groups = 1, rows = 0 /* N */, cols = 0 /* K */;
+  // Of e4m3 and e5m2 only: f32 scales of 128×128 blocks, [groups · row_tiles(rows, parts), tiles_of(cols)], and the rows of the
+  // tensors stacked in a group, since blocks restart with each ({F, F} for gate above up; empty: one tensor).
+  ConstMat scales = {};
+  std::span<const std::int64_t> parts = {};
 
   ConstMat group(std::int64_t g) const {
     return {static_cast<const std::byte*>(data) + g * rows * cols * core::size_of(dtype), dtype, rows, cols, cols};
@@ -103,6 +138,37 @@ struct Table {
   void (*linear_backward_input)(const Context&, ConstMat dy_SN, const WeightView& w_GNK, Offsets, ConstMat addend_SK, Mat dx_SK);
   // dw[group]_NK += dy_SNᵀ · x_SK over the group's rows; dw_GNK is one [G·N, K] matrix of accumulator type.
   void (*linear_backward_weight)(const Context&, ConstMat dy_SN, ConstMat x_SK, Offsets, Mat dw_GNK);
+
+  // ---- tiles and codes (quantize.cpp). Scales and codes are the same bits in every table: numerics/tile_scale.h says how they are
+  // computed, numerics/e4m3.h and its neighbours how a number is rounded. x is bf16 or f32. An element that is NaN or infinite does
+  // not touch its tile's scale and becomes the NaN code of its sign; the functions return how many tiles held one.
+  // 1×128 tiles: x_TK → codes_TK, scales [T, tiles_of(K)].
+  std::int64_t (*quantize_rows)(const Context&, ConstMat x_TK, const Quantization&, const ScaledBuffer& y_TK);
+  // 128×1 tiles that restart at every offset: x_TK → codes_TK, scales [row_tiles(offsets), K]. x is plain (scales null; codes holds
+  // bf16 or f32) or has 1×128 tiles, whose elements are formed in f32 and coded anew. Rows outside the offsets are not written.
+  std::int64_t (*quantize_columns)(const Context&, const ScaledMat& x_TK, Offsets, const Quantization&, const ScaledBuffer& y_TK);
+  // 128×128 blocks of each tensor: w [G·N, K] → codes [G·N, K], scales [G · row_tiles(N, parts), tiles_of(K)].
+  std::int64_t (*quantize_blocks)(const Context&, ConstMat w_GNK, std::int64_t groups, std::span<const std::int64_t> parts,
+                                  const Quantization&, const ScaledBuffer& y_GNK);
+  // Elements of 1×128 tiles, and of blocks: number · scale in f32, then rounded to y's type (bf16 or f32).
+  void (*dequantize_rows)(const Context&, const ScaledMat& x_TK, Mat y_TK);
+  void (*dequantize_blocks)(const Context&, const WeightView& w_GNK, Mat y_GNK);
+  // E5M6 with power-of-two scales of 1×128 tiles: codes (u8) [T, 3 · ceil(K/2)], two in three bytes (numerics/e5m6.h), scales
+  // [T, tiles_of(K)]. Returns as above; decoding as above.
+  std::int64_t (*encode_e5m6)(const Context&, ConstMat x_TK, const ScaledBuffer& y_TK);
+  void (*decode_e5m6)(const Context&, const ScaledMat& x_TK, Mat y_TK);
+
+  // ---- the same three products of codes (scaled_linear.cpp). Along the sum, the terms code · code of a run, which lies in one tile
+  // of either operand (128 long, or less), are added in FP32; the run's sum times (scale · scale) is added to the total, runs in
+  // ascending order. Outputs and addends as above; e5m2 and e4m3 may meet.
+  // x has 1×128 tiles along K, w its blocks.
+  void (*scaled_forward)(const Context&, const ScaledMat& x_SK, const WeightView& w_GNK, Offsets, ConstMat addend_SN, const Accumulation&,
+                         Mat y_SN);
+  // dy has 1×128 tiles along N; the blocks of w may restart within one (parts).
+  void (*scaled_backward_input)(const Context&, const ScaledMat& dy_SN, const WeightView& w_GNK, Offsets, ConstMat addend_SK,
+                                const Accumulation&, Mat dx_SK);
+  // dy and x have 128×1 tiles made with these offsets. dw_GNK += …
+  void (*scaled_backward_weight)(const Context&, const ScaledMat& dy_SN, const ScaledMat& x_SK, Offsets, const Accumulation&, Mat dw_GNK);
 
   // ---- attention (attention.cpp), plain multi-head form, causal. Per head q is [nope | rope], kv is [k_nope | v]; k_pe is
   // shared by the heads. Keys are combined in blocks fixed at absolute positions, in order (online softmax).

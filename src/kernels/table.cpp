@@ -20,6 +20,8 @@ struct Backend {
 void fill_reference(Table& t) {
   using namespace reference_kernels;
   add_linear(t);
+  add_quantize(t);
+  add_scaled_linear(t);
   add_attention(t);
   add_norm(t);
   add_rope(t);
@@ -101,6 +103,16 @@ constexpr Function kFunctions[] = {
     FB_FUNCTION(linear_forward),
     FB_FUNCTION(linear_backward_input),
     FB_FUNCTION(linear_backward_weight),
+    FB_FUNCTION(quantize_rows),
+    FB_FUNCTION(quantize_columns),
+    FB_FUNCTION(quantize_blocks),
+    FB_FUNCTION(dequantize_rows),
+    FB_FUNCTION(dequantize_blocks),
+    FB_FUNCTION(encode_e5m6),
+    FB_FUNCTION(decode_e5m6),
+    FB_FUNCTION(scaled_forward),
+    FB_FUNCTION(scaled_backward_input),
+    FB_FUNCTION(scaled_backward_weight),
     FB_FUNCTION(attention_forward),
     FB_FUNCTION(attention_backward),
     FB_FUNCTION(rms_norm_forward),

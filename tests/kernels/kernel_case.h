@@ -34,34 +34,34 @@ using reference_kernels::put;
 class Fenced {
  public:
   Fenced(DType dtype, std::int64_t rows, std::int64_t cols, std::int64_t gap = 0)
-      : dtype_(dtype), rows_(rows), cols_(cols), stride_(cols + gap), units_(core::size_of(dtype) / 2) {
-    memory_.assign(static_cast<std::size_t>((rows_ * stride_ + 2 * kFence) * units_), kSentinel);
+      : dtype_(dtype), rows_(rows), cols_(cols), stride_(cols + gap), size_(core::size_of(dtype)) {
+    memory_.resize(static_cast<std::size_t>((rows_ * stride_ + 2 * kFence) * size_));
+    for (std::size_t i = 0; i < memory_.size(); ++i) memory_[i] = sentinel(i);
   }
 
-  Mat mat() { return {memory_.data() + kFence * units_, dtype_, rows_, cols_, stride_}; }
-  ConstMat mat() const { return {memory_.data() + kFence * units_, dtype_, rows_, cols_, stride_}; }
+  Mat mat() { return {memory_.data() + kFence * size_, dtype_, rows_, cols_, stride_}; }
+  ConstMat mat() const { return {memory_.data() + kFence * size_, dtype_, rows_, cols_, stride_}; }
   operator Mat() { return mat(); }
   operator ConstMat() const { return mat(); }
 
   testing::AssertionResult fences_stand() const {
-    const std::int64_t size = static_cast<std::int64_t>(memory_.size()) / units_;
-    for (std::int64_t i = 0; i < size; ++i) {
-      const std::int64_t at = i - kFence;
-      if (at >= 0 && at < rows_ * stride_ && at % stride_ < cols_) continue;
-      for (std::int64_t u = 0; u < units_; ++u)
-        if (memory_[static_cast<std::size_t>(i * units_ + u)] != kSentinel)
-          return testing::AssertionFailure() << "written out of bounds, at element " << at << " of a " << rows_ << " x " << cols_
-                                             << " matrix with stride " << stride_;
+    for (std::size_t i = 0; i < memory_.size(); ++i) {
+      const std::int64_t at = static_cast<std::int64_t>(i) / size_ - kFence;
+      const bool inside = at >= 0 && at < rows_ * stride_ && at % stride_ < cols_;
+      if (!inside && memory_[i] != sentinel(i))
+        return testing::AssertionFailure() << "written out of bounds, at element " << at << " of a " << rows_ << " x " << cols_
+                                           << " matrix with stride " << stride_;
     }
     return testing::AssertionSuccess();
   }
 
  private:
-  static constexpr std::uint16_t kSentinel = 0xffa5;  // a NaN as bf16, and doubled or fourfold as f32 and f64
-  static constexpr std::int64_t kFence = 128;
+  // A NaN as bf16, and doubled or fourfold as f32 and f64; in bytes, of which every other is a NaN as e4m3 and e5m2.
+  static constexpr std::uint8_t sentinel(std::size_t i) { return i % 2 ? 0xff : 0xa5; }
+  static constexpr std::int64_t kFence = 128;  // an even number of bytes: patterns keep their place
   DType dtype_;
-  std::int64_t rows_, cols_, stride_, units_;
-  std::vector<std::uint16_t> memory_;
+  std::int64_t rows_, cols_, stride_, size_;
+  std::vector<std::uint8_t> memory_;
 };
 
 // scale · normal, rounded to the type; `substream` tells the matrices of a test apart.

@@ -10,6 +10,8 @@ struct Probe;
 #define FB_ENTRIES(isa)             \
   namespace finback::kernels::isa { \
   void add_linear(Table&);          \
+  void add_quantize(Table&);        \
+  void add_scaled_linear(Table&);   \
   void add_attention(Table&);       \
   void add_norm(Table&);            \
   void add_rope(Table&);            \

@@ -4,6 +4,8 @@
 #include "core/error.h"
 #include "kernels/kernels.h"
 #include "numerics/bf16.h"
+#include "numerics/e4m3.h"
+#include "numerics/e5m2.h"
 
 namespace finback::kernels::reference_kernels {
 
@@ -15,6 +17,10 @@ inline double get(ConstMat m, std::int64_t r, std::int64_t c) {
       return static_cast<double>(m.row<float>(r)[c]);
     case DType::bf16:
       return static_cast<double>(m.row<numerics::bf16>(r)[c]);
+    case DType::e4m3:
+      return static_cast<double>(m.row<numerics::e4m3>(r)[c]);
+    case DType::e5m2:
+      return static_cast<double>(m.row<numerics::e5m2>(r)[c]);
     case DType::i32:
       return m.row<std::int32_t>(r)[c];
     default:
@@ -33,6 +39,12 @@ inline void put(Mat m, std::int64_t r, std::int64_t c, double value) {
       return;
     case DType::bf16:
       m.row<numerics::bf16>(r)[c] = numerics::bf16(value);
+      return;
+    case DType::e4m3:
+      m.row<numerics::e4m3>(r)[c] = numerics::e4m3(static_cast<float>(value));
+      return;
+    case DType::e5m2:
+      m.row<numerics::e5m2>(r)[c] = numerics::e5m2(static_cast<float>(value));
       return;
     case DType::i32:
       m.row<std::int32_t>(r)[c] = static_cast<std::int32_t>(value);

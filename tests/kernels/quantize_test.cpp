@@ -1,0 +1,153 @@
+// Tiles and codes: the twin against the definition.
+#include "numerics/e5m6.h"
+#include "tests/kernels/scaled_case.h"
+
+#include <limits>
+
+namespace finback::kernels::test {
+namespace {
+
+constexpr Quantization kAll[] = {{DType::e4m3, false}, {DType::e4m3, true}, {DType::e5m2, false}, {DType::e5m2, true}};
+
+TEST(Quantize, ATileByHand) {
+  Machine machine("reference", 1);
+  const Context& ctx = machine.context();
+  Fenced x(DType::f32, 1, 130);
+  for (std::int64_t c = 0; c < 130; ++c) put(x, 0, c, 0);
+  put(x, 0, 0, -896), put(x, 0, 1, 4.5), put(x, 0, 2, 0x1p-9), put(x, 0, 3, -0.0);  // the first tile: scale 2
+  put(x, 0, 128, 3), put(x, 0, 129, 1);                                             // the second: amax 3
+  for (const bool power_of_two : {false, true}) {
+    const FencedScaled y = quantized_rows(ctx, x, {DType::e4m3, power_of_two});
+    const auto code = [&](std::int64_t c) { return y.codes.mat().row<std::uint8_t>(0)[c]; };
+    EXPECT_EQ(get(y.scales, 0, 0), 2);
+    EXPECT_EQ(code(0), 0xfe);  // -448
+    EXPECT_EQ(code(1), 0x41);  // 2.25
+    EXPECT_EQ(code(2), 0x00);  // a tie between 0 and 2^-9
+    EXPECT_EQ(code(3), 0x80);
+    EXPECT_EQ(get(y.scales, 0, 1), power_of_two ? 0x1p-7 : static_cast<double>(3.0f / 448.0f));
+    EXPECT_EQ(get(y.codes, 0, 128), power_of_two ? 384 : 448);
+    EXPECT_EQ(get(y.codes, 0, 129), power_of_two ? 128 : 144);  // 149.3
+  }
+}
+
+TEST(Quantize, ElementsComeBackWithinHalfAStepOfTheirFormat) {
+  Machine machine("reference", 1);
+  const Context& ctx = machine.context();
+  for (const Quantization& q : kAll) {
+    const Fenced x = random_matrix(DType::bf16, 5, 300, 1, 0.03);
+    const FencedScaled codes = quantized_rows(ctx, x, q);
+    Fenced y(DType::f32, 5, 300, 1);
+    ctx.kernels.dequantize_rows(ctx, codes, y);
+    EXPECT_TRUE(y.fences_stand());
+    const bool e4m3 = q.format == DType::e4m3;
+    for (std::int64_t r = 0; r < 5; ++r)
+      for (std::int64_t c = 0; c < 300; ++c) {
+        const double scale = get(codes.scales, r, c / kTile), want = get(x, r, c);
+        EXPECT_LE(std::abs(get(y, r, c) - want),
+                  std::max(std::abs(want) * (e4m3 ? 0x1p-4 : 0x1p-3), scale * (e4m3 ? 0x1p-10 : 0x1p-17)) * 1.00001);
+      }
+  }
+}
+
+TEST(Quantize, ColumnsAreTheRowsOfTheTransposedGroups) {
+  Machine machine("reference", 1);
+  const Context& ctx = machine.context();
+  const std::vector<std::int64_t> offsets = {0, 0, 130, 131, 300};
+  const Fenced x = random_matrix(DType::bf16, 300, 9, 1);
+  for (const Quantization& q : kAll) {
+    const FencedScaled y = quantized_columns(ctx, {x, {}}, offsets, q);
+    EXPECT_EQ(y.scales.mat().rows, 0 + 2 + 1 + 2);
+    std::int64_t tile = 0;
+    for (std::size_t g = 0; g + 1 < offsets.size(); ++g) {
+      const std::int64_t rows = offsets[g + 1] - offsets[g];
+      Fenced turned(DType::bf16, 9, rows);
+      for (std::int64_t r = 0; r < rows; ++r)
+        for (std::int64_t c = 0; c < 9; ++c) put(turned, c, r, get(x, offsets[g] + r, c));
+      const FencedScaled want = quantized_rows(ctx, turned, q);
+      for (std::int64_t c = 0; c < 9; ++c) {
+        for (std::int64_t r = 0; r < rows; ++r) EXPECT_EQ(get(y.codes, offsets[g] + r, c), get(want.codes, c, r));
+        for (std::int64_t t = 0; t < tiles_of(rows); ++t) EXPECT_EQ(get(y.scales, tile + t, c), get(want.scales, c, t));
+      }
+      tile += tiles_of(rows);
+    }
+  }
+}
+
+TEST(Quantize, RetilingCodesTheElementsAnew) {
+  Machine machine("reference", 1);
+  const Context& ctx = machine.context();
+  const std::vector<std::int64_t> offsets = {0, 150, 200};
+  const FencedScaled rows = quantized_rows(ctx, random_matrix(DType::bf16, 200, 140, 1), {});
+  Fenced elements(DType::f32, 200, 140);
+  ctx.kernels.dequantize_rows(ctx, rows, elements);
+  for (const Quantization& q : kAll)
+    EXPECT_TRUE(same_bits(quantized_columns(ctx, rows, offsets, q), quantized_columns(ctx, {elements, {}}, offsets, q)));
+}
+
+TEST(Quantize, BlocksRestartAtEveryTensorOfASlab) {
+  Machine machine("reference", 1);
+  const Context& ctx = machine.context();
+  const std::vector<std::int64_t> parts = {70, 130};
+  Fenced w = random_matrix(DType::f32, 2 * 200, 150, 1, 0.02);
+  put(w, 200 + 69, 149, 7);   // the last row of the first tensor of the second group
+  put(w, 200 + 199, 0, -10);  // the last row of all
+  const FencedScaled y = quantized_blocks(ctx, w, 2, parts, {});
+  ASSERT_EQ(y.scales.mat().rows, 2 * 3);
+  ASSERT_EQ(y.scales.mat().cols, 2);
+  EXPECT_EQ(get(y.scales, 3, 1), static_cast<double>(7.0f / 448));
+  EXPECT_EQ(get(y.scales, 5, 0), static_cast<double>(10.0f / 448));
+  EXPECT_LT(get(y.scales, 4, 1), 0.2 / 448);
+  const WeightView view{y.codes.mat().data, DType::e4m3, 2, 200, 150, y.scales, parts};
+  Fenced back(DType::f32, 400, 150);
+  ctx.kernels.dequantize_blocks(ctx, view, back);
+  for (std::int64_t r = 0; r < 400; ++r)
+    for (std::int64_t c = 0; c < 150; ++c) {
+      const std::int64_t tile = r / 200 * 3 + (r % 200 < 70 ? 0 : r % 200 < 198 ? 1 : 2);
+      EXPECT_EQ(get(back, r, c), static_cast<float>(get(y.codes, r, c) * get(y.scales, tile, c / kTile)));
+      EXPECT_LE(std::abs(get(back, r, c) - get(w, r, c)),
+                std::abs(get(w, r, c)) * 0x1p-4 * 1.00001 + get(y.scales, tile, c / kTile) * 0x1p-10);
+    }
+}
+
+// NaN and infinity are counted, coded as NaN of their sign, and leave their neighbours as they are.
+TEST(Quantize, WhatIsNotFiniteIsReportedAndStaysWhereItIs) {
+  Machine machine("reference", 1);
+  const Context& ctx = machine.context();
+  const Fenced clean = random_matrix(DType::f32, 3, 400, 1);
+  Fenced x = clean;
+  put(x, 0, 5, NAN), put(x, 0, 6, -INFINITY), put(x, 2, 399, INFINITY);
+  for (const Quantization& q : kAll) {
+    std::int64_t bad = 0;
+    const FencedScaled y = quantized_rows(ctx, x, q, &bad), want = quantized_rows(ctx, clean, q);
+    EXPECT_EQ(bad, 2);
+    EXPECT_TRUE(std::isnan(get(y.codes, 0, 5)) && std::isnan(get(y.codes, 2, 399)));
+    EXPECT_EQ(y.codes.mat().row<std::uint8_t>(0)[6], 0xff);
+    EXPECT_EQ(y.codes.mat().row<std::uint8_t>(2)[399], 0x7f);
+    for (std::int64_t c = 128; c < 384; ++c) EXPECT_EQ(get(y.codes, 1, c), get(want.codes, 1, c));
+    for (std::int64_t t = 0; t < 4; ++t) EXPECT_TRUE(std::isfinite(get(y.scales, 0, t)));
+    quantized_columns(ctx, {x, {}}, std::vector<std::int64_t>{0, 1, 3}, q, &bad);
+    EXPECT_EQ(bad, 3);
+    quantized_blocks(ctx, x, 1, {}, q, &bad);
+    EXPECT_EQ(bad, 2);
+  }
+}
+
+TEST(Quantize, E5M6KeepsSixBitsUnderPowersOfTwo) {
+  Machine machine("reference", 1);
+  const Context& ctx = machine.context();
+  for (const std::int64_t k : {1, 2, 7, 128, 129, 300}) {
+    const Fenced x = random_matrix(DType::bf16, 3, k, 1, 0.7);
+    FencedScaled codes(DType::u8, 3, 3 * ((k + 1) / 2), 3, tiles_of(k), 1);
+    EXPECT_EQ(ctx.kernels.encode_e5m6(ctx, x, codes), 0);
+    Fenced y(DType::bf16, 3, k, 1);
+    ctx.kernels.decode_e5m6(ctx, codes, y);
+    EXPECT_TRUE(close(y, x, {.relative = 0x1p-7}));
+    EXPECT_TRUE(codes.fences_stand() && y.fences_stand());
+    if (k % 2) {  // the second code of the last pair
+      EXPECT_EQ(codes.codes.mat().row<std::uint8_t>(2)[3 * ((k + 1) / 2) - 1], 0);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace finback::kernels::test
