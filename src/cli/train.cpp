@@ -2,10 +2,13 @@
 #include "cli/command.h"
 #include "core/log.h"
 #include "core/machine.h"
+#include "formats/trace.h"
 #include "measure/ceiling.h"
+#include "measure/step_parts.h"
 #include "train/run.h"
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -13,7 +16,7 @@ namespace finback::cli {
 namespace {
 
 struct Options {
-  std::string file;
+  std::string file, trace;
   std::vector<std::string> set;
   bool check = false;
   train::RunOptions run;
@@ -34,7 +37,14 @@ void run(Options& o) {
   }
   o.run.build = "finback " FINBACK_VERSION ", " __VERSION__;
   o.run.ceiling_flops = ceiling_flops(config);
+  std::optional<core::Spans> spans;
+  if (!o.trace.empty()) o.run.spans = &spans.emplace(core::kSpansOfARun);
   const core::Exit exit = train::run_training(config, o.run);
+  if (spans) {
+    formats::write_trace(o.trace, *spans);
+    core::inform("{}", measure::describe(measure::fastest_step(*spans)));
+    core::inform("the last steps' spans are in {}: open it at ui.perfetto.dev", o.trace);
+  }
   if (exit != core::Exit::done) throw CLI::RuntimeError(static_cast<int>(exit));
 }
 
@@ -48,6 +58,7 @@ void add_train(CLI::App& app) {
   command->add_flag("--resume", o->run.resume, "go on from the newest checkpoint that is whole");
   command->add_flag("--allow-data-change", o->run.allow_data_change, "resume although the training data changed");
   command->add_flag("--check", o->check, "print every value and the memory by kind; train nothing");
+  command->add_option("--trace", o->trace, "a file (Chrome trace) for the spans of the last steps, down to kernels");
   command->footer(
       "Example:\n  finback train configs/runs/tiny.toml --set output.dir=runs/first --set train.steps=500\n"
       "Ctrl-C saves a checkpoint and ends with exit code 7; --resume goes on from there.");

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "core/file.h"
+#include "core/spans.h"
 
 #include <cstdint>
 #include <string>
@@ -13,6 +14,8 @@ struct TraceSpan {
   std::string_view name, category;
   double begin = 0, duration = 0;  // seconds
   int process = 0, thread = 0;     // a rank and a line of it
+  std::int64_t layer = -1;         // shown unless −1
+  core::Work work;                 // shown as rates, where known
 };
 
 // Streams to a file that appears under its name at commit().
@@ -29,5 +32,8 @@ class TraceWriter {
   core::AtomicFile file_;
   bool first_ = true;
 };
+
+// All spans held that are over, on one line, their times counted from the first of them. Throws Error(io).
+void write_trace(const std::string& path, const core::Spans& spans);
 
 }  // namespace finback::formats

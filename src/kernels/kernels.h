@@ -19,6 +19,7 @@
 #pragma once
 
 #include "core/arena.h"
+#include "core/spans.h"
 #include "core/team.h"
 #include "core/tensor.h"
 
@@ -43,6 +44,7 @@ struct Context {
   const Table& kernels;
   Team& team;
   Arena& scratch;
+  core::Spans* spans = nullptr;  // where time goes is recorded (kernels/traced.h); null: it is not
 };
 
 constexpr std::int64_t scratch_bytes(int threads) { return (std::int64_t{64} << 20) + threads * (std::int64_t{8} << 20); }

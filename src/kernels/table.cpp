@@ -1,6 +1,7 @@
 // Which table this machine runs. A backend is a table copied from a slower one and overwritten where it has its own functions.
 #include "core/error.h"
 #include "kernels/cpu/entries.h"
+#include "kernels/functions.h"
 #include "kernels/kernels.h"
 
 #include <array>
@@ -95,47 +96,9 @@ struct Function {
   bool (*missing)(const Table&);
   bool (*same)(const Table&, const Table&);
 };
-#define FB_FUNCTION(f)                                                                                           \
-  {                                                                                                              \
-    #f, [](const Table& t) { return t.f == nullptr; }, [](const Table& a, const Table& b) { return a.f == b.f; } \
-  }
-constexpr Function kFunctions[] = {
-    FB_FUNCTION(linear_forward),
-    FB_FUNCTION(linear_backward_input),
-    FB_FUNCTION(linear_backward_weight),
-    FB_FUNCTION(quantize_rows),
-    FB_FUNCTION(quantize_columns),
-    FB_FUNCTION(quantize_blocks),
-    FB_FUNCTION(dequantize_rows),
-    FB_FUNCTION(dequantize_blocks),
-    FB_FUNCTION(encode_e5m6),
-    FB_FUNCTION(decode_e5m6),
-    FB_FUNCTION(scaled_forward),
-    FB_FUNCTION(scaled_backward_input),
-    FB_FUNCTION(scaled_backward_weight),
-    FB_FUNCTION(attention_forward),
-    FB_FUNCTION(attention_backward),
-    FB_FUNCTION(rms_norm_forward),
-    FB_FUNCTION(rms_norm_backward_input),
-    FB_FUNCTION(rms_norm_backward_weight),
-    FB_FUNCTION(rope),
-    FB_FUNCTION(swiglu_forward),
-    FB_FUNCTION(swiglu_backward),
-    FB_FUNCTION(gate_forward),
-    FB_FUNCTION(balance_forward),
-    FB_FUNCTION(gate_backward),
-    FB_FUNCTION(gather_rows),
-    FB_FUNCTION(combine_rows),
-    FB_FUNCTION(embedding_forward),
-    FB_FUNCTION(embedding_backward),
-    FB_FUNCTION(cross_entropy),
-    FB_FUNCTION(adamw),
-    FB_FUNCTION(sum_squares),
-    FB_FUNCTION(add),
-    FB_FUNCTION(convert),
-};
+#define FB_FUNCTION(f) {#f, [](const Table& t) { return t.f == nullptr; }, [](const Table& a, const Table& b) { return a.f == b.f; }},
+constexpr Function kFunctions[] = {FB_FUNCTIONS(FB_FUNCTION)};
 #undef FB_FUNCTION
-static_assert(sizeof(Table) == sizeof(std::string_view) + std::size(kFunctions) * sizeof(void (*)()), "a function is missing above");
 
 std::vector<std::string_view> runnable() {
   std::vector<std::string_view> names;

@@ -2,11 +2,14 @@
 
 #include "core/clock.h"
 #include "core/rng.h"
+#include "formats/trace.h"
+#include "kernels/traced.h"
 #include "measure/ceiling.h"
 #include "model/flops.h"
 #include "train/trainer.h"
 
 #include <algorithm>
+#include <optional>
 #include <vector>
 
 namespace finback::measure {
@@ -48,11 +51,16 @@ TrainBench bench_train(const TrainBenchOptions& o) {
   result.isa = kernels::best().name;
   result.ceiling_gflops = ceiling_of(team, rate, 0.5);
 
+  std::optional<core::Spans> spans;
+  if (!o.trace.empty()) spans.emplace(core::kSpansOfARun);
+  const kernels::TracedTable traced(kernels::best());
   const std::int64_t program = train::resident_bytes();
-  train::Trainer trainer(run, config, list, team, kernels::best(),
-                         [&](std::int64_t first, std::span<std::int32_t> inputs, std::span<std::int32_t> targets) {
-                           random_tokens(config.vocab_size, first, inputs, targets);
-                         });
+  train::Trainer trainer(
+      run, config, list, team, spans ? traced : kernels::best(),
+      [&](std::int64_t first, std::span<std::int32_t> inputs, std::span<std::int32_t> targets) {
+        random_tokens(config.vocab_size, first, inputs, targets);
+      },
+      spans ? &*spans : nullptr);
   trainer.state().initialise(config, 1, trainer.context());
   trainer.step();
   std::vector<double> seconds;
@@ -74,6 +82,10 @@ TrainBench bench_train(const TrainBenchOptions& o) {
   result.peak_rss_bytes = train::peak_resident_bytes();
   result.accounted_bytes = memory.total();
   result.memory = train::describe(memory);
+  if (spans) {
+    result.parts = fastest_step(*spans);
+    formats::write_trace(o.trace, *spans);
+  }
   return result;
 }
 

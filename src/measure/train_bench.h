@@ -2,6 +2,7 @@
 #pragma once
 
 #include "core/machine.h"
+#include "measure/step_parts.h"
 
 #include <cstdint>
 #include <string>
@@ -14,6 +15,7 @@ struct TrainBenchOptions {
   std::string precision = "bf16", activation_storage = "bf16";
   bool mtp = true;
   int threads = core::this_machine().cores;
+  std::string trace;  // a file for the spans of every step; empty: none are recorded
 };
 
 struct TrainBench {
@@ -24,6 +26,7 @@ struct TrainBench {
   double ceiling_gflops = 0, share_of_ceiling = 0;   // of tokens_per_s, in the precision at hand; the higher ceiling of before and after
   std::int64_t peak_rss_bytes = 0, accounted_bytes = 0;
   std::string memory;  // by kind
+  StepParts parts;     // of the fastest step, with a trace
 };
 
 // Trains on random tokens with the whole recipe; one step to warm up, then `steps`.

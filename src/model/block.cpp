@@ -3,12 +3,16 @@
 namespace finback::model {
 namespace {
 
+core::SpanScope span(const BlockRun& b, const char* name) { return core::SpanScope(b.run.ctx.spans, name, b.layer); }
+
 void attention(const BlockRun& b) {
+  const auto scope = span(b, "attention");
   mla_forward(b.run, b.slabs, b.acts.x_TD, b.cache, b.acts.mla, b.acts.mid_TD);
   if (b.moe()) b.acts.balance = moe_choose(b.run, b.slabs, b.acts.mid_TD, b.acts.moe);
 }
 
 void dispatch(const BlockRun& b) {
+  const auto scope = span(b, "dispatch");
   if (b.moe()) moe_dispatch(b.run, b.acts.moe);
 }
 
@@ -17,30 +21,36 @@ void dense_norm(const BlockRun& b) {
 }
 
 void experts(const BlockRun& b) {
+  const auto scope = span(b, "experts");
   if (b.moe()) return moe_experts(b.run, b.slabs, b.acts.mid_TD, b.acts.moe, b.acts.out_TD);
   dense_norm(b);
   swiglu_forward(b.run, b.slabs.gate_up, b.slabs.down, b.acts.h_TD, b.acts.mid_TD, b.acts.dense, b.acts.out_TD);
 }
 
 void combine(const BlockRun& b) {
+  const auto scope = span(b, "combine");
   if (b.moe()) moe_combine(b.run, b.acts.mid_TD, b.acts.moe, b.acts.out_TD);
 }
 
 void combine_backward(const BlockRun& b) {
+  const auto scope = span(b, "combine_backward");
   if (b.moe()) moe_combine_backward(b.run, b.slabs, b.acts.mid_TD, b.acts.moe, b.grads->dout_TD, b.grads->moe);
 }
 
 void experts_backward(const BlockRun& b) {
+  const auto scope = span(b, "experts_backward");
   if (b.moe()) return moe_experts_backward(b.run, b.slabs, b.acts.moe, b.grads->dout_TD, b.grads->moe);
   if (b.run.recompute) dense_norm(b);
   swiglu_backward_input(b.run, b.slabs.gate_up, b.slabs.down, b.acts.dense, b.grads->dout_TD, b.grads->dense, b.grads->dh_TD);
 }
 
 void dispatch_backward(const BlockRun& b) {
+  const auto scope = span(b, "dispatch_backward");
   if (b.moe()) moe_dispatch_backward(b.run, b.acts.moe, b.grads->moe);
 }
 
 void attention_backward(const BlockRun& b) {
+  const auto scope = span(b, "attention_backward");
   BlockGradients& g = *b.grads;
   if (b.moe()) moe_choose_backward(b.run, b.slabs, b.acts.mid_TD, b.acts.moe, b.balance_scale, g.dout_TD, g.moe, g.dmid_TD);
   else
@@ -63,6 +73,7 @@ void block_backward_input(const BlockRun& b) {
 }
 
 void block_backward_weight(const BlockRun& b) {
+  const auto scope = span(b, "backward_weight");
   const BlockGradients& g = *b.grads;
   if (b.moe()) {
     moe_backward_weight(b.run, b.slabs, b.acts.mid_TD, b.acts.moe, g.dout_TD, g.moe);

@@ -30,6 +30,7 @@ void HeadBuffers::take(core::Arena& work, const ModelConfig& m, Precision precis
 }
 
 void head_loss(const Run& run, int head, ConstMat h, std::span<const std::int32_t> targets, double scale, const HeadBuffers& b, Mat dh) {
+  const core::SpanScope span(run.ctx.spans, "head");
   const bool backward = run.gradients != nullptr;
   const std::int64_t chunk = backward ? b.dlogits.rows : h.rows;
   for (std::int64_t begin = 0; begin < h.rows; begin += chunk) {

@@ -86,7 +86,10 @@ double moe_choose(const Run& run, const BlockSlabs& s, ConstMat mid, MoeActivati
   linear_forward(run, acts.h_TD, s.gate, {}, acts.logits_TE);
   const ConstMat bias = s.gate_bias >= 0 ? run.weight(s.gate_bias) : ConstMat{};
   run.k().gate_forward(run.ctx, acts.logits_TE, bias, m.gate_shape(), acts.routing.ids_TK, acts.routing.weights_TK);
-  assign_slots(acts.routing, m.n_routed_experts);
+  {
+    const core::SpanScope span(run.ctx.spans, "assign_slots");
+    assign_slots(acts.routing, m.n_routed_experts);
+  }
   return run.gradients ? run.k().balance_forward(run.ctx, acts.logits_TE, m.gate_shape(), run.sequences, acts.balance_f) : 0;
 }
 
@@ -129,6 +132,7 @@ void moe_dispatch_backward(const Run& run, const MoeActivations& acts, MoeGradie
   const Routing& r = acts.routing;
   const ConstMat shared = run.config.n_shared_experts > 0 ? ConstMat(g.dh_TD) : ConstMat{};
   run.k().combine_rows(run.ctx, g.dx_SD, r.ids_TK, r.token_slots_TK, run.config.n_routed_experts / run.config.n_group, shared, g.dh_TD);
+  const core::SpanScope span(run.ctx.spans, "permute_elements");
   permute_elements(g.dweight_1S, r.token_slots_TK, /*scatter=*/false, g.dweights_TK);
 }
 

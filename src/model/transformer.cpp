@@ -175,6 +175,7 @@ struct Transformer::State {
   void mtp_forward(const Run& run, const MicroBatch& batch, std::size_t depth) {
     MtpActivations& a = buffers.mtp[depth];
     const std::size_t l = mtp_block(depth);
+    const core::SpanScope span(run.ctx.spans, "mtp", static_cast<std::int64_t>(l));
     mtp_shift(batch.inputs, batch.targets, batch.seq_len, static_cast<std::int64_t>(depth) + 1, a);
     mtp_join(run, slabs, slabs.blocks[l], mtp_hidden(depth), a, buffers.blocks[l].x_TD);
     block_forward(block(run, l));
@@ -200,6 +201,7 @@ struct Transformer::State {
   // after it read (null for the last). Leaves its own in dhidden_TD.
   void mtp_backward(const Run& run, std::size_t depth, bool carry, double balance_scale) {
     const std::size_t l = mtp_block(depth);
+    const core::SpanScope span(run.ctx.spans, "mtp_backward", static_cast<std::int64_t>(l));
     MtpActivations& a = buffers.mtp[depth];
     Mat dnormed = buffers.dmtp.dnormed_TD;
     const bool after_norm = config.mtp_hidden_post_norm;

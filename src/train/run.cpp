@@ -5,6 +5,7 @@
 #include "core/json.h"
 #include "core/log.h"
 #include "core/machine.h"
+#include "kernels/traced.h"
 #include "model/flops.h"
 #include "train/checkpoint_writer.h"
 #include "train/evaluation.h"
@@ -94,10 +95,13 @@ class Run {
         stream_(open_data(run, config_, tokenizer_)),
         memory_(memory_of(run, config_, list_)),
         team_(threads_of(run)),
-        trainer_(run, config_, list_, team_, kernels::best(),
-                 [this](std::int64_t first, std::span<std::int32_t> inputs, std::span<std::int32_t> targets) {
-                   stream_.fill(first, inputs, targets);
-                 }),
+        traced_(kernels::best()),
+        trainer_(
+            run, config_, list_, team_, options.spans ? traced_ : kernels::best(),
+            [this](std::int64_t first, std::span<std::int32_t> inputs, std::span<std::int32_t> targets) {
+              stream_.fill(first, inputs, targets);
+            },
+            options.spans),
         snapshot_(list_, model::precision_of(run.train.precision), moments_of(run)),
         content_{config_, list_, weights_type(run), run.data.tokenizer, to_toml(run), run.train.seed, provenance_of(run, options, stream_)},
         checkpoints_(run.output.dir + "/checkpoints"),
@@ -139,6 +143,7 @@ class Run {
   data::Stream stream_;
   MemoryByKind memory_;
   core::Team team_;
+  const kernels::TracedTable traced_;
   Trainer trainer_;
   Snapshot snapshot_;
   const CheckpointContent content_;
@@ -296,6 +301,7 @@ void Run::roll_back(const StepReport& r) {
 
 void Run::evaluate() {
   if (!evaluator_) return;
+  const core::SpanScope span(options_.spans, "evaluate");
   const auto e = evaluator_->run(trainer_, [this] { return signals_.requested(); });
   if (!e) return;
   last_evaluation_ = e;
@@ -303,6 +309,7 @@ void Run::evaluate() {
 }
 
 void Run::save() {
+  const core::SpanScope span(options_.spans, "save");
   writer_.save(trainer_.state(), trainer_.context());
   saved_step_ = counters().step;
 }

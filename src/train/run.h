@@ -2,6 +2,7 @@
 #pragma once
 
 #include "core/error.h"
+#include "core/spans.h"
 #include "train/run_config.h"
 
 #include <string>
@@ -11,8 +12,9 @@ namespace finback::train {
 struct RunOptions {
   bool resume = false;
   bool allow_data_change = false;
-  double ceiling_flops = 0;  // floating-point operations a second that this machine reaches in the run's precision; 0: not known
-  std::string build;         // version and compiler, kept in checkpoints
+  double ceiling_flops = 0;      // floating-point operations a second that this machine reaches in the run's precision; 0: not known
+  std::string build;             // version and compiler, kept in checkpoints
+  core::Spans* spans = nullptr;  // records where the steps' time goes
 };
 
 // Exit::done, or Exit::stopped when a signal came and a checkpoint was saved. Throws core::Error.

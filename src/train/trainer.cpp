@@ -41,6 +41,12 @@ void zero(core::Team& team, const model::SlabBuffers& buffers) {
   }
 }
 
+double bytes_of(const model::SlabBuffers& buffers) {
+  double sum = 0;
+  for (const core::Mat& x : buffers.slabs) sum += x ? static_cast<double>(x.bytes()) : 0;
+  return sum;
+}
+
 double mean(double sum, std::int64_t n) { return n > 0 ? sum / static_cast<double>(n) : 0; }
 
 }  // namespace
@@ -55,12 +61,13 @@ MemoryByKind Trainer::memory_needed(const RunConfig& run, const model::ModelConf
 }
 
 Trainer::Trainer(const RunConfig& run, const model::ModelConfig& config, const model::ParameterList& list, core::Team& team,
-                 const kernels::Table& kernels, TokenSource tokens)
+                 const kernels::Table& kernels, TokenSource tokens, core::Spans* spans)
     : run_(run),
       config_(config),
       team_(team),
       kernels_(kernels),
       source_(std::move(tokens)),
+      spans_(spans),
       state_(list, model::precision_of(run.train.precision), moments_of(run)),
       transformer_(config, list, options_of(run)),
       scratch_("scratch", kernels::scratch_bytes(team.threads())),
@@ -78,11 +85,15 @@ MemoryByKind Trainer::memory() const {
 }
 
 StepReport Trainer::step() {
+  const core::SpanScope span(spans_, "step");
   Counters& counters = state_.counters;
   const std::int64_t step = counters.step;
   const std::int64_t sequences = batch_size(run_, step);
   const auto tokens = static_cast<std::size_t>(sequences * run_.data.seq_len);
-  source_(counters.sequences, inputs_.first(tokens), targets_.first(tokens));
+  {
+    const core::SpanScope batch(spans_, "batch");
+    source_(counters.sequences, inputs_.first(tokens), targets_.first(tokens));
+  }
 
   StepReport report;
   compute_gradients(sequences);
@@ -144,7 +155,10 @@ void Trainer::compute_gradients(std::int64_t sequences) {
   if (with_mtp) scale.mtp = mtp_loss_weight(run_, step) * per_token / static_cast<double>(config_.num_nextn_predict_layers);
   scale.sequence_balance = run_.moe.sequence_balance_alpha / static_cast<double>(sequences);
 
-  zero(team_, state_.gradients);
+  {
+    const core::SpanScope span(spans_, "zero_gradients", -1, {.written = bytes_of(state_.gradients)});
+    zero(team_, state_.gradients);
+  }
   sums_.reset(config_);
   const kernels::Context ctx = context();
   for (std::int64_t first = 0; first < sequences; first += run_.train.micro_batch) {
@@ -156,6 +170,7 @@ void Trainer::compute_gradients(std::int64_t sequences) {
 
 // Summed tensor by tensor in the order of the checkpoint, so that the norm does not depend on how tensors are stacked in slabs.
 double Trainer::gradient_norm() {
+  const core::SpanScope span(spans_, "gradient_norm");
   const kernels::Context ctx = context();
   double total = 0;
   for (const model::Parameter& p : state_.list.parameters)
@@ -165,6 +180,7 @@ double Trainer::gradient_norm() {
 }
 
 void Trainer::update_weights(double scale) {
+  const core::SpanScope span(spans_, "update_weights");
   const kernels::Context ctx = context();
   const auto& o = run_.optimizer;
   kernels::AdamW options{.lr = learning_rate(run_, state_.counters.step), .beta1 = o.beta1, .beta2 = o.beta2, .eps = o.eps};

@@ -36,9 +36,9 @@ struct StepReport {
 
 class Trainer {
  public:
-  // Takes all memory. `tokens` is kept.
+  // Takes all memory. `tokens` is kept. `spans` records steps and their parts, down to kernels where `kernels` is a traced table.
   Trainer(const RunConfig& run, const model::ModelConfig& config, const model::ParameterList& list, core::Team& team,
-          const kernels::Table& kernels, TokenSource tokens);
+          const kernels::Table& kernels, TokenSource tokens, core::Spans* spans = nullptr);
 
   // Computed from shapes alone, before anything is reserved; without the snapshot. The kernels' scratch counts as reserved.
   static MemoryByKind memory_needed(const RunConfig& run, const model::ModelConfig& config, const model::ParameterList& list, int threads);
@@ -50,7 +50,7 @@ class Trainer {
 
   TrainState& state() { return state_; }
   model::Transformer& transformer() { return transformer_; }
-  kernels::Context context() { return {kernels_, team_, scratch_}; }
+  kernels::Context context() { return {kernels_, team_, scratch_, spans_}; }
 
  private:
   void compute_gradients(std::int64_t sequences);
@@ -66,6 +66,7 @@ class Trainer {
   core::Team& team_;
   const kernels::Table& kernels_;
   TokenSource source_;
+  core::Spans* spans_;
   TrainState state_;
   model::Transformer transformer_;
   core::Arena scratch_, batch_arena_;

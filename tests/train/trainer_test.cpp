@@ -1,6 +1,7 @@
 #include "train/trainer.h"
 
 #include "core/rng.h"
+#include "kernels/traced.h"
 #include "tests/train/allocations.h"
 #include "tests/train/tiny_model.h"
 #include "train/checkpoint.h"
@@ -38,8 +39,8 @@ void fill_tokens(std::int64_t first, std::span<std::int32_t> inputs, std::span<s
 
 struct Session {
   explicit Session(const RunConfig& config, int threads = 1, const kernels::Table& kernels = kernels::best(),
-                   TokenSource tokens = fill_tokens)
-      : run(config), team(threads), trainer(run, model, list, team, kernels, std::move(tokens)) {
+                   TokenSource tokens = fill_tokens, core::Spans* spans = nullptr)
+      : run(config), team(threads), trainer(run, model, list, team, kernels, std::move(tokens), spans) {
     trainer.state().initialise(model, static_cast<std::uint64_t>(run.train.seed), trainer.context());
   }
   std::vector<double> steps(int n) {
@@ -232,6 +233,17 @@ TEST(Trainer, NothingIsAllocatedInAStep) {
   Session r(tiny_run(), 2);
   r.steps(2);
   EXPECT_EQ(allocations_during([&] { r.trainer.step(); }), 0);
+}
+
+TEST(Trainer, ATraceChangesNoBitAndAllocatesNothing) {
+  const kernels::TracedTable traced(kernels::best());
+  core::Spans spans(1 << 12);
+  Session a(tiny_run(), 2), b(tiny_run(), 2, traced, fill_tokens, &spans);
+  a.steps(2);
+  b.steps(1);
+  EXPECT_EQ(allocations_during([&] { b.trainer.step(); }), 0);
+  expect_same_state(a.trainer.state(), b.trainer.state());
+  EXPECT_GT(spans.count(), 200);
 }
 
 // Bytes a parameter: 2 of the compute copy, 4 of the master, 2 · 2 of the moments, 4 of the gradient; each kind in whole pages.
