@@ -63,8 +63,14 @@ void weigh(float* scores, int64_t keys, int64_t lanes, int64_t diagonal, float s
            Unit* weights) {
   const int64_t unmasked = least(diagonal > 0 ? 0 : 1 - diagonal, keys);
   for (int64_t l = 0; l < lanes; l += kRegister) {
-    vr highest = splat_r(-kInfinity);
-    for (int64_t j = 0; j < unmasked; ++j) highest = vmax(load_r(scores + j * kGroup + l), highest);
+    vr part[4];  // so that one maximum need not wait for another
+    for (vr& p : part) p = splat_r(-kInfinity);
+    int64_t row = 0;
+    for (; row + 4 <= unmasked; row += 4)
+#pragma GCC unroll 4
+      for (int64_t i = 0; i < 4; ++i) part[i] = vmax(load_r(scores + (row + i) * kGroup + l), part[i]);
+    vr highest = vmax(vmax(part[0], part[1]), vmax(part[2], part[3]));
+    for (; row < unmasked; ++row) highest = vmax(load_r(scores + row * kGroup + l), highest);
     for (int64_t j = unmasked; j < keys; ++j) {
       const vr x = lane_numbers() + static_cast<float>(l) >= static_cast<float>(j + diagonal) ? load_r(scores + j * kGroup + l)
                                                                                               : splat_r(-kInfinity);

@@ -111,17 +111,29 @@ template <class V>
 inline V madd(V a, V b, V c) {
   return a * b + c;
 }
-// The larger (smaller) of the two; b where one of them is NaN.
+// (Intrinsics are taken in their form with a mask, here full: GCC 12 warns that the plain one reads uninitialised memory.)
+
+// The larger (smaller) of the two; b where one of them is NaN. That is what the one instruction does, which GCC 12 does not find.
 template <class V>
 inline V vmax(V a, V b) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(V) == 64) return bits_as<V>(_mm512_maskz_max_ps(0xffff, bits_as<__m512>(a), bits_as<__m512>(b)));
+#endif
+#if defined(__AVX2__)
+  if constexpr (sizeof(V) == 32) return bits_as<V>(_mm256_max_ps(bits_as<__m256>(a), bits_as<__m256>(b)));
+#endif
   return a > b ? a : b;
 }
 template <class V>
 inline V vmin(V a, V b) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(V) == 64) return bits_as<V>(_mm512_maskz_min_ps(0xffff, bits_as<__m512>(a), bits_as<__m512>(b)));
+#endif
+#if defined(__AVX2__)
+  if constexpr (sizeof(V) == 32) return bits_as<V>(_mm256_min_ps(bits_as<__m256>(a), bits_as<__m256>(b)));
+#endif
   return a < b ? a : b;
 }
-
-// (Intrinsics are taken in their form with a mask, here full: GCC 12 warns that the plain one reads uninitialised memory.)
 
 // p · 2^n for integral n in [-160, 160], in two steps so that the result may be subnormal, zero or infinite.
 template <class V>
@@ -155,8 +167,8 @@ inline V exp_reduced(V r) {
 // e^x: within 2 units in the last place of the true value over all floats; 0 at −inf, inf at inf, NaN at NaN.
 template <class V>
 inline V vexp(V x) {
-  x = x < -104.0f ? V{} - 104.0f : x;  // below: rounds to 0. Written so that NaN stays.
-  x = x > 89.0f ? V{} + 89.0f : x;     // above: rounds to infinity
+  x = vmax(V{} - 104.0f, x);  // below: rounds to 0. In this order NaN stays.
+  x = vmin(V{} + 89.0f, x);   // above: rounds to infinity
   const V n = nearest(x * 0x1.715476p+0f);
   const V r = madd(n, V{} - 0x1.7f7d1c0000000p-20f, madd(n, V{} - 0x1.62e4p-1f, x));  // Cody–Waite: ln 2 in two parts
   return scale_by_power(exp_reduced(r), n);
@@ -165,8 +177,8 @@ inline V vexp(V x) {
 // 2^x: within 2 units in the last place, as vexp.
 template <class V>
 inline V vexp2(V x) {
-  x = x < -151.0f ? V{} - 151.0f : x;
-  x = x > 129.0f ? V{} + 129.0f : x;
+  x = vmax(V{} - 151.0f, x);
+  x = vmin(V{} + 129.0f, x);
   const V n = nearest(x);
   return scale_by_power(exp_reduced((x - n) * 0x1.62e43p-1f), n);
 }
