@@ -2,9 +2,9 @@
 #include "cli/command.h"
 #include "core/json.h"
 #include "core/machine.h"
-#include "measure/attention.h"
 #include "measure/ceiling.h"
 #include "measure/gemm.h"
+#include "measure/kernel_bench.h"
 #include "measure/train_bench.h"
 
 #include <map>
@@ -113,58 +113,62 @@ void add_bench_gemm(CLI::App& bench) {
   command->callback([o] { bench_gemm(*o); });
 }
 
-struct AttentionOptions : Options {
-  measure::Attention shape;
-  std::string type = "bf16", pass = "forward";
+struct KernelOptions {
+  measure::KernelBenchOptions bench;
+  bool json = false;
 };
 
-void bench_attention(const AttentionOptions& o) {
-  measure::Attention a = o.shape;
-  a.dtype = kTypes.at(o.type);
-  a.backward = o.pass == "backward";
-  core::Team team(o.threads);
-  const kernels::Table& table = kernels::best();
-  const measure::Speed s = measure::attention(table, team, a, o.seconds);
+void bench_kernels(KernelOptions& o) {
+  if (o.bench.threads.empty()) {
+    o.bench.threads = {1};
+    if (const int cores = core::this_machine().cores; cores > 1) o.bench.threads.push_back(cores);
+  }
+  const std::vector<measure::KernelSpeed> speeds = measure::bench_kernels(o.bench);
   if (o.json) {
-    fmt::print("{}", core::pretty_json(boost::json::object{{"sequences", a.sequences},
-                                                           {"length", a.length},
-                                                           {"heads", a.shape.heads},
-                                                           {"nope", a.shape.nope},
-                                                           {"rope", a.shape.rope},
-                                                           {"value", a.shape.value},
-                                                           {"type", o.type},
-                                                           {"pass", o.pass},
-                                                           {"threads", o.threads},
-                                                           {"isa", table.name},
-                                                           {"repetitions", s.repetitions},
-                                                           {"gflops", s.gflops},
-                                                           {"best_gflops", s.best_gflops},
-                                                           {"ceiling_gflops", s.ceiling_gflops},
-                                                           {"share_of_ceiling", s.share_of_ceiling}}));
+    boost::json::array kernels;
+    for (const measure::KernelSpeed& s : speeds)
+      kernels.push_back(boost::json::object{{"name", s.name},
+                                            {"shape", s.shape},
+                                            {"threads", s.threads},
+                                            {"seconds", s.seconds},
+                                            {"mib", s.mib},
+                                            {"ceiling", s.ceiling},
+                                            {"rate", s.rate},
+                                            {"ceiling_rate", s.ceiling_rate},
+                                            {"share_of_ceiling", s.share()}});
+    fmt::print("{}", core::pretty_json(boost::json::object{{"model", o.bench.model},
+                                                           {"precision", o.bench.precision},
+                                                           {"batch", o.bench.batch},
+                                                           {"seq", o.bench.seq_len},
+                                                           {"isa", kernels::best().name},
+                                                           {"kernels", std::move(kernels)}}));
     return;
   }
-  fmt::print("{} of {} x {} tokens, {} heads of {} + {} and {}, {}, {} threads, {}: {:.1f} GFLOPS, {:.1f} % of the ceiling's {:.1f}\n",
-             o.pass, a.sequences, a.length, a.shape.heads, a.shape.nope, a.shape.rope, a.shape.value, o.type, o.threads, table.name,
-             s.gflops, 100 * s.share_of_ceiling, s.ceiling_gflops);
+  fmt::print("{:26} {:7} {:>10} {:>8}  {:7} {:>9} {:>9} {:>8}  {}\n", "kernel", "threads", "time", "operands", "ceiling", "reached", "of",
+             "share", "shape");
+  for (const measure::KernelSpeed& s : speeds) {
+    const bool arithmetic = s.ceiling == "bf16" || s.ceiling == "fp32";
+    fmt::print("{:26} {:7} {:7.3f} ms {:4.0f} MiB  {:7} {:9.1f} {:9.1f} {} {:4.0f} %  {}\n", s.name, s.threads, s.seconds * 1e3, s.mib,
+               s.ceiling, s.rate, s.ceiling_rate, arithmetic ? "GFLOPS" : "GB/s  ", 100 * s.share(), s.shape);
+  }
 }
 
-void add_bench_attention(CLI::App& bench) {
-  auto* command = bench.add_subcommand("attention", "Causal attention and its backward pass, counted as the causal half");
-  const auto o = std::make_shared<AttentionOptions>();
-  const auto size = [&](const char* flag, std::int64_t& value, std::int64_t most, const char* text) {
-    command->add_option(flag, value, text)->check(CLI::Range(std::int64_t{1}, most))->capture_default_str();
-  };
-  size("--sequences", o->shape.sequences, 4096, "sequences, each of which sees itself alone");
-  size("--length", o->shape.length, 131072, "tokens of a sequence");
-  size("--heads", o->shape.shape.heads, 1024, "heads");
-  size("--nope", o->shape.shape.nope, 1024, "a head's own part of a key (qk_nope_head_dim)");
-  size("--rope", o->shape.shape.rope, 1024, "the part of a key that heads share (qk_rope_head_dim)");
-  size("--value", o->shape.shape.value, 1024, "a head's values (v_head_dim)");
-  command->add_option("--type", o->type, "of activations")->check(CLI::IsMember(kTypes))->capture_default_str();
-  command->add_option("--pass", o->pass, "which half")->check(CLI::IsMember({"forward", "backward"}))->capture_default_str();
-  add_options(*command, *o);
-  command->footer("Example:\n  finback bench attention --length 4096 --sequences 1 --pass backward");
-  command->callback([o] { bench_attention(*o); });
+void add_bench_kernels(CLI::App& bench) {
+  auto* command = bench.add_subcommand("kernels", "What a training step does beside its products, each kernel under its own roof");
+  const auto o = std::make_shared<KernelOptions>();
+  constexpr std::int64_t kMost = 1 << 20;
+  o->bench.model = "configs/models/small.json";
+  command->add_option("--model", o->bench.model, "config.json of the model that gives the shapes")->capture_default_str();
+  command->add_option("--only", o->bench.only, "kernels whose name holds this");
+  command->add_option("--batch", o->bench.batch, "sequences")->check(CLI::Range(std::int64_t{1}, kMost))->capture_default_str();
+  command->add_option("--seq", o->bench.seq_len, "tokens a sequence")->check(CLI::Range(std::int64_t{1}, kMost))->capture_default_str();
+  command->add_option("--precision", o->bench.precision, "bf16 or fp32")->check(CLI::IsMember({"bf16", "fp32"}))->capture_default_str();
+  command->add_option("--threads", o->bench.threads, "one measurement for each number (default: 1 and every core)")
+      ->check(CLI::Range(1, 1024));
+  command->add_option("--seconds", o->bench.seconds, "for each measurement")->check(CLI::Range(0.01, 3600.0))->capture_default_str();
+  command->add_flag("--json", o->json, "one JSON object");
+  command->footer("Example:\n  finback bench kernels --only attention --batch 1 --seq 4096 --threads 1");
+  command->callback([o] { bench_kernels(*o); });
 }
 
 struct TrainOptions {
@@ -176,6 +180,14 @@ void bench_train(TrainOptions& o) {
   o.bench.mtp = !o.no_mtp;
   const measure::TrainBench r = measure::bench_train(o.bench);
   if (o.json) {
+    boost::json::array parts;
+    for (const measure::StepPart& p : r.parts.parts)
+      parts.push_back(boost::json::object{{"phase", p.phase},
+                                          {"name", p.name},
+                                          {"calls", p.calls},
+                                          {"seconds", p.seconds},
+                                          {"flops", p.work.flops},
+                                          {"bytes", p.work.read + p.work.written}});
     fmt::print("{}", core::pretty_json(boost::json::object{{"model", o.bench.model},
                                                            {"precision", o.bench.precision},
                                                            {"batch", o.bench.batch},
@@ -190,13 +202,16 @@ void bench_train(TrainOptions& o) {
                                                            {"ceiling_gflops", r.ceiling_gflops},
                                                            {"share_of_ceiling", r.share_of_ceiling},
                                                            {"peak_rss_bytes", r.peak_rss_bytes},
-                                                           {"accounted_bytes", r.accounted_bytes}}));
+                                                           {"accounted_bytes", r.accounted_bytes},
+                                                           {"step_seconds", r.parts.seconds},
+                                                           {"parts", std::move(parts)}}));
     return;
   }
   fmt::print("{}, {}, {} threads: {:.0f} tokens/s (median {:.0f}) at {:.1f} MFLOP a token, {:.1f} % of the ceiling's {:.1f} GFLOPS\n",
              r.isa, o.bench.precision, o.bench.threads, r.tokens_per_s, r.tokens_per_s_median, r.model_flops_per_token / 1e6,
              100 * r.share_of_ceiling, r.ceiling_gflops);
   fmt::print("{}peak of the process {:.1f} MiB\n", r.memory, static_cast<double>(r.peak_rss_bytes) / (1 << 20));
+  if (!o.bench.trace.empty()) fmt::print("{}", measure::describe(r.parts));
 }
 
 void add_bench_train(CLI::App& bench) {
@@ -216,6 +231,7 @@ void add_bench_train(CLI::App& bench) {
       ->check(CLI::IsMember({"bf16", "full"}))
       ->capture_default_str();
   command->add_flag("--no-mtp", o->no_mtp, "without the MTP modules");
+  command->add_option("--trace", o->bench.trace, "a file (Chrome trace) for the spans of the steps; prints where the fastest went");
   command->add_option("--threads", o->bench.threads, "threads (default: every core)")->check(CLI::Range(1, 1024));
   command->add_flag("--json", o->json, "one JSON object");
   command->footer("Example:\n  finback bench train --model configs/models/tiny.json --batch 8 --seq 512 --steps 5");
@@ -229,7 +245,7 @@ void add_bench(CLI::App& app) {
   bench->require_subcommand(1);
   add_bench_ceiling(*bench);
   add_bench_gemm(*bench);
-  add_bench_attention(*bench);
+  add_bench_kernels(*bench);
   add_bench_train(*bench);
 }
 

@@ -15,6 +15,9 @@ struct Probe {
   // Reads `bytes` (a multiple of 4096) once, as `streams` (1, 2 or 4) runs side by side, `prefetch` bytes ahead (0: the
   // hardware alone); returns a digest so that nothing is left out.
   std::uint32_t (*read)(const void* data, std::int64_t bytes, int streams, std::int64_t prefetch);
+  // Writes `bytes` (a multiple of 4096), as a kernel does whose result is read next; update reads them first and writes them back.
+  void (*write)(void* data, std::int64_t bytes);
+  void (*update)(void* data, std::int64_t bytes);
 };
 
 // Of a table's instruction set (kernels.h); throws Error(usage) as by_name does. "reference" has none: it is portable's.

@@ -122,8 +122,22 @@ uint32_t read(const void* data, int64_t bytes, int streams, int64_t prefetch) {
   return read_streams<1>(p, bytes, prefetch);
 }
 
+void write(void* data, int64_t bytes) {
+  char* p = static_cast<char*>(data);
+  vri value = 1 - vri{};
+  for (int64_t i = 0; i < bytes; i += kBytes) {
+    *reinterpret_cast<vri*>(p + i) = value;
+    keep(value);  // or this would become a call of memset
+  }
+}
+
+void update(void* data, int64_t bytes) {
+  char* p = static_cast<char*>(data);
+  for (int64_t i = 0; i < bytes; i += kBytes) *reinterpret_cast<vri*>(p + i) ^= 1 - vri{};
+}
+
 }  // namespace
 
-void add_probe(Probe& probe) { probe = {fp32, bf16, int8, read}; }
+void add_probe(Probe& probe) { probe = {fp32, bf16, int8, read, write, update}; }
 
 }  // namespace finback::kernels::FB_ISA
