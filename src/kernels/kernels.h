@@ -239,7 +239,7 @@ struct Table {
 // The plain loops in double that a reader trusts at sight.
 const Table& reference();
 
-// The fastest table this machine runs, or the one named in FINBACK_ISA (reference, portable, avx2, avx512, avx512bf16); throws
+// The fastest table this machine runs, or the one named in FINBACK_ISA (reference, portable, avx2, avx512, avx512bf16, amx); throws
 // Error(usage) for a name that is unknown or that this machine cannot run.
 const Table& best();
 const Table& by_name(std::string_view name);

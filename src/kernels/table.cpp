@@ -4,6 +4,12 @@
 #include "kernels/functions.h"
 #include "kernels/kernels.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include <array>
 #include <cstdlib>
 #include <iterator>
@@ -35,19 +41,20 @@ void fill_reference(Table& t) {
   add_elementwise(t);
 }
 
-#define FB_FILL(isa)         \
-  [](Table& t) {             \
-    isa::add_linear(t);      \
-    isa::add_attention(t);   \
-    isa::add_norm(t);        \
-    isa::add_rope(t);        \
-    isa::add_swiglu(t);      \
-    isa::add_gate(t);        \
-    isa::add_permute(t);     \
-    isa::add_embedding(t);   \
-    isa::add_loss(t);        \
-    isa::add_optimizer(t);   \
-    isa::add_elementwise(t); \
+#define FB_FILL(isa)           \
+  [](Table& t) {               \
+    isa::add_linear(t);        \
+    isa::add_scaled_linear(t); \
+    isa::add_attention(t);     \
+    isa::add_norm(t);          \
+    isa::add_rope(t);          \
+    isa::add_swiglu(t);        \
+    isa::add_gate(t);          \
+    isa::add_permute(t);       \
+    isa::add_embedding(t);     \
+    isa::add_loss(t);          \
+    isa::add_optimizer(t);     \
+    isa::add_elementwise(t);   \
   }
 
 bool always() { return true; }
@@ -57,7 +64,22 @@ bool has_avx512() {
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
 }
-bool has_avx512bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
+bool has_avx512bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vbmi"); }
+// Matrix registers are large, and Linux wants to be asked for them once a process.
+bool has_amx() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  constexpr unsigned kBf16 = 1u << 22, kTile = 1u << 24, kInt8 = 1u << 25, kAll = kBf16 | kTile | kInt8;
+  if (!has_avx512bf16() || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & kAll) != kAll) return false;
+  constexpr long kRequestPermission = 0x1023,
+                 kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA (Documentation/arch/x86/xstate.rst)
+  static const bool granted = ::syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+  return granted;
+}
+// What matrix registers do; the rest is the table's before.
+void fill_amx(Table& t) {
+  amx::add_linear(t);
+  amx::add_scaled_linear(t);
+}
 #endif
 
 constexpr Backend kBackends[] = {
@@ -65,7 +87,10 @@ constexpr Backend kBackends[] = {
 #if !defined(FB_REFERENCE_ONLY)
     {"portable", always, FB_FILL(portable)},
 #if defined(__x86_64__)
-    {"avx2", has_avx2, FB_FILL(avx2)},       {"avx512", has_avx512, FB_FILL(avx512)}, {"avx512bf16", has_avx512bf16, FB_FILL(avx512bf16)},
+    {"avx2", has_avx2, FB_FILL(avx2)},
+    {"avx512", has_avx512, FB_FILL(avx512)},
+    {"avx512bf16", has_avx512bf16, FB_FILL(avx512bf16)},
+    {"amx", has_amx, fill_amx},
 #endif
 #endif
 };

@@ -1,7 +1,7 @@
 // The probes of one instruction set (kernels/probe.h).
 #include "kernels/probe.h"
 #include "kernels/cpu/entries.h"
-#include "kernels/cpu/tile.h"
+#include "kernels/cpu/tile_amx.h"
 
 namespace finback::kernels::FB_ISA {
 namespace {
@@ -49,7 +49,24 @@ double fp32(int64_t rounds) {
   return run_chains(rounds, 2, step);
 }
 
-#if defined(__AVX512BF16__)
+#if defined(__AMX_BF16__)
+// Rounds of four independent sums in matrix registers, from a and b of zeros; `operations` in each of the instructions.
+template <class Step>
+double run_matrices(int64_t rounds, double operations, Step step) {
+  use_shapes(kSquare, kSquare, kSquare);
+  clear_square<0>(), clear_square<1>(), clear_square<2>(), clear_square<3>();
+  clear_square<4>(), clear_square<5>(), clear_square<6>(), clear_square<7>();
+  for (int64_t r = 0; r < rounds; ++r) step();
+  asm volatile("tilerelease");
+  return static_cast<double>(rounds) * 4 * operations;
+}
+
+double bf16(int64_t rounds) {
+  return run_matrices(rounds, 2 * 16 * 16 * 32, [] {
+    multiply_squares<0, 4, 6>(), multiply_squares<1, 4, 7>(), multiply_squares<2, 5, 6>(), multiply_squares<3, 5, 7>();
+  });
+}
+#elif defined(__AVX512BF16__)
 struct StepBf16 {
   using Vector = vr;
   vr a, b;
@@ -62,7 +79,7 @@ double bf16(int64_t rounds) {
   return run_chains(rounds, 4, step);
 }
 #else
-double bf16(int64_t rounds) { return fp32(rounds); }  // widened: a multiply-add each
+double bf16(int64_t rounds) { return fp32(rounds); }     // widened: a multiply-add each
 #endif
 
 typedef int32_t vri __attribute__((vector_size(kBytes)));
@@ -90,11 +107,19 @@ constexpr double kInt8Operations = 8;
 constexpr double kInt8Operations = 2;
 #endif
 
+#if defined(__AMX_INT8__)
+double int8(int64_t rounds) {
+  return run_matrices(rounds, 2 * 16 * 16 * 64, [] {
+    asm volatile("tdpbusd %tmm6, %tmm4, %tmm0; tdpbusd %tmm7, %tmm4, %tmm1; tdpbusd %tmm6, %tmm5, %tmm2; tdpbusd %tmm7, %tmm5, %tmm3");
+  });
+}
+#else
 double int8(int64_t rounds) {
   StepInt8 step{1 - vri{}, 1 - vri{}};
   keep(step.a), keep(step.b);
   return run_chains(rounds, kInt8Operations, step);
 }
+#endif
 
 template <int kStreams>
 uint32_t read_streams(const char* data, int64_t bytes, int64_t prefetch) {

@@ -2,14 +2,17 @@
 //
 //   panels   kPanel columns of b are packed once a call, by all threads, as many panels as the scratch memory holds at a time.
 //            A group that has a single block of rows packs slices of a panel where they are used, in cache: decoding reads the
-//            weights once and writes nothing back.
+//            weights once and writes nothing back. Weights that were packed before (pack_weights) are used as they stand.
 //   tasks    a block of rows times some panels; k in slices, the sums of a block carried from one to the next (tile.h).
 //   a        is read in place where its units lie contiguous along k, and packed a block and slice at a time elsewhere.
+//   codes    FP8 operands are decoded run by run of 128 along k (or less, where scales change), then packed like any other.
 //
 // Included only by files that are compiled per instruction set; everything here is internal to the including file.
 #pragma once
 
+#include "kernels/cpu/codes.h"
 #include "kernels/cpu/pack.h"
+#include "kernels/cpu/tile_amx.h"
 #include "kernels/kernels.h"
 
 namespace {
@@ -17,45 +20,88 @@ namespace {
 using finback::kernels::Context;
 using finback::kernels::DType;
 
-constexpr int64_t kSliceUnits = 256;
-constexpr int64_t kMaxTaskPanels = 4096 / kPanel;          // bounds the carried sums of a task
-constexpr int64_t kMinTaskPanels = 256 / kPanel;           // where there are enough: a block's rows are packed once a task
-constexpr int64_t kTaskWork = int64_t{8} << 20;            // multiply-adds of units, some tens of microseconds
-constexpr int64_t kPackedUnits = (int64_t{48} << 20) / 4;  // of the 64 MiB that kernels may take
-constexpr int64_t kPackingRows = 8;                        // packing a panel costs about as much as so many rows of product
+constexpr int64_t kSliceUnits = kMatrices ? 512 : 256;
+constexpr int64_t kMaxTaskPanels = (kMatrices ? 1024 : 4096) / kPanel;  // bounds the carried sums of a task
+constexpr int64_t kMinTaskPanels = 256 / kPanel;                        // where there are enough: a block's rows are packed once a task
+constexpr int64_t kTaskWork = int64_t{8} << 20;                         // multiply-adds of units, some tens of microseconds
+constexpr int64_t kPackedUnits = (int64_t{48} << 20) / 4;               // of the 64 MiB that kernels may take
+constexpr int64_t kPackingRows = 8;                                     // packing a panel costs about as much as so many rows of product
+
+// Scales of an operand's lines (rows of a, columns of b) and runs; an index says which one where several share it, or is null.
+struct Scales {
+  int64_t line_stride, run_stride;
+  const int32_t *line_index, *run_index;
+  float at(const float* scales, int64_t line, int64_t run) const {
+    return scales[(line_index ? line_index[line] : line) * line_stride + (run_index ? run_index[run] : run) * run_stride];
+  }
+};
 
 struct Group {
   int64_t m, k;
   const char *a, *b;
   char* c;
   const char* addend;  // or null
+  const float *a_scale, *b_scale;
 };
 
 struct Product {
-  DType dtype;  // of a and b: f32 or bf16
+  DType a_dtype, b_dtype;  // f32 or bf16, the same; or codes
   bool a_k_contiguous, b_k_contiguous;
+  bool b_panels;               // b was packed by pack_weights
   int64_t a_stride, b_stride;  // elements
   int64_t n;
   DType c_dtype;  // f32 or bf16, and the addend's
   int64_t c_stride, addend_stride;
   Group* groups;
   int64_t group_count;
+  // Of codes alone.
+  Scales a_scales, b_scales;
+  const int64_t* run_begin;  // where along k each run begins, and the end; null: every 128
 };
+
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Runs of codes along k.
+inline int64_t begin_of_run(const Product& p, const Group& g, int64_t run) { return p.run_begin ? p.run_begin[run] : min(run * 128, g.k); }
+inline int64_t runs_of(const Product& p, const Group& g) {
+  if (!p.run_begin) return ceil_div(g.k, 128);
+  int64_t runs = 0;
+  while (p.run_begin[runs] < g.k) ++runs;
+  return runs;
+}
+
+// How many units the sum of a group has. Every run of codes but the last fills its units up with zeros.
+template <bool kPairs, bool kScaled>
+int64_t units_of(const Product& p, const Group& g) {
+  if (!kScaled) return units_of(g.k, kPairs);
+  const int64_t last = runs_of(p, g) - 1;
+  return last * kRunUnits<kPairs> + units_of(g.k - begin_of_run(p, g, last), kPairs);
+}
 
 // Some panels of one group, packed or not.
 struct Part {
   const Group* group;
+  int64_t units, runs;
   int64_t panel_begin, panel_end;
-  uint32_t* packed;  // or null: packed where they are used
+  const uint32_t* packed;  // or null: packed where they are used
+  const float* packed_scales;
   int64_t blocks, panels_per_task;
   int64_t first_packing, first_task;
 };
 
 struct ThreadBuffers {
-  uint32_t* a;   // [kBlockRows, kSliceUnits]
-  uint32_t* b;   // [kSliceUnits, kPanel]
-  float* carry;  // [kBlockRows, kMaxTaskPanels · kPanel]
+  uint32_t* a;      // packed [kSliceUnits, kBlockRows], or rows of kARow bytes, or squares
+  uint32_t* units;  // [kTurnedUnits, kBlockRows]
+  uint32_t* b;      // [kSliceUnits, kPanel]
+  float* carry;     // [kBlockRows, kMaxTaskPanels · kPanel]
+  float* a_scale;   // [kSliceRuns, kBlockRows]
+  float* b_scale;   // [kSliceRuns, kPanel]
+  void* decoded;    // numbers of a run: [kPanel, 128] of lines along k, or [128, kAcross] of lines side by side
 };
+constexpr int64_t kSliceRuns = kSliceUnits / 64;  // at most
+constexpr int64_t kARow = kSliceUnits * 4 + 64;   // so that rows do not fall into the same few lines of the cache
+constexpr int64_t kTurnedUnits = 64;
+constexpr int64_t kAcross = max(128, kBlockRows);
 
 struct Work {
   const Product* product;
@@ -64,21 +110,150 @@ struct Work {
   ThreadBuffers* threads;
 };
 
-inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-template <class T, bool kPairs>
-void pack_b(const Product& p, const Group& g, int64_t panel, int64_t begin, int64_t end, uint32_t* to) {
-  const int64_t column = panel * kPanel;
-  pack<T, kPairs, kPanel>({g.b, p.b_stride, p.b_k_contiguous, p.n, g.k}, column, min(kPanel, p.n - column), begin, end, to);
+// kWidth lines from `line` on, `count` of them there, units begin … end−1, as pack() lays them, in strips of kStripWidth lines that
+// begin `strip` words apart.
+template <class T, bool kPairs, int kWidth, int kStripWidth>
+void pack_strips(const Operand& from, int64_t line, int64_t count, int64_t begin, int64_t end, int64_t strip, uint32_t* to) {
+  for (int64_t j = 0; j < kWidth; j += kStripWidth, to += strip)
+    pack<T, kPairs, kStripWidth>(from, line + j, max(0, min(count - j, kStripWidth)), begin, end, to);
 }
 
-template <class T, bool kPairs>
-void packing_task(void* argument, int64_t task, int) {
+// The same of codes, decoded run by run.
+template <class T, bool kPairs, int kWidth, int kStripWidth>
+void pack_codes(const Product& p, const Group& g, const Operand& from, DType dtype, int64_t line, int64_t count, int64_t begin, int64_t end,
+                int64_t strip, void* decoded, uint32_t* to) {
+  const RowReader<T> reader(dtype);
+  const auto* codes = reinterpret_cast<const uint8_t*>(from.data);
+  T* rows = static_cast<T*>(decoded);
+  const Operand numbers{static_cast<const char*>(decoded), from.k_contiguous ? 128 : kAcross, from.k_contiguous, kAcross, 128};
+  for (; begin < end; begin += kRunUnits<kPairs>) {
+    const int64_t k = begin_of_run(p, g, begin / kRunUnits<kPairs>), k_end = begin_of_run(p, g, begin / kRunUnits<kPairs> + 1);
+    const int64_t units = min(kRunUnits<kPairs>, end - begin);
+    if (from.k_contiguous) {
+      for (int64_t j = 0; j < count; ++j) {
+        reader.row(codes + (line + j) * from.stride + k, k_end - k, rows + j * 128);
+        if (k_end - k <= 64) memset(rows + j * 128 + 64, 0, 64 * sizeof(T));
+      }
+    } else {
+      for (int64_t i = k; i < k_end; ++i) reader.row(codes + i * from.stride + line, count, rows + (i - k) * kAcross);
+      // What a short run leaves of its units is zero.
+      memset(rows + (k_end - k) * kAcross, 0, static_cast<size_t>((128 - (k_end - k)) * kAcross) * sizeof(T));
+    }
+    pack_strips<T, kPairs, kWidth, kStripWidth>(numbers, 0, count, 0, units, strip, to);
+    to += units * kStripWidth;
+  }
+}
+
+template <int kWidth>
+void gather_scales(const Scales& s, const float* scales, int64_t line, int64_t count, int64_t run, int64_t run_end, float* to) {
+  for (; run < run_end; ++run, to += kWidth)
+    for (int64_t j = 0; j < count; ++j) to[j] = s.at(scales, line + j, run);
+}
+
+// Units begin … end−1 of a panel; strips of columns begin `strip` words apart.
+template <class T, bool kPairs, bool kScaled>
+void pack_b(const Product& p, const Group& g, int64_t panel, int64_t begin, int64_t end, int64_t strip, void* decoded, uint32_t* to,
+            float* to_scales) {
+  const int64_t column = panel * kPanel, columns = min(kPanel, p.n - column);
+  const Operand b{g.b, p.b_stride, p.b_k_contiguous, p.n, g.k};
+  if constexpr (kScaled) {
+    pack_codes<T, kPairs, kPanel, kStrip>(p, g, b, p.b_dtype, column, columns, begin, end, strip, decoded, to);
+    gather_scales<kPanel>(p.b_scales, g.b_scale, column, columns, begin / kRunUnits<kPairs>, ceil_div(end, kRunUnits<kPairs>), to_scales);
+  } else {
+    pack_strips<T, kPairs, kPanel, kStrip>(b, column, columns, begin, end, strip, to);
+  }
+}
+
+template <class T, bool kPairs, bool kScaled>
+void packing_task(void* argument, int64_t task, int thread) {
   const Work& work = *static_cast<const Work*>(argument);
   const Part* part = work.parts;
   while (part + 1 < work.parts + work.part_count && part[1].first_packing <= task) ++part;
-  const int64_t panel = task - part->first_packing, units = units_of(part->group->k, kPairs);
-  pack_b<T, kPairs>(*work.product, *part->group, part->panel_begin + panel, 0, units, part->packed + panel * units * kPanel);
+  const int64_t panel = task - part->first_packing;
+  pack_b<T, kPairs, kScaled>(*work.product, *part->group, part->panel_begin + panel, 0, part->units, part->units * kStrip,
+                             work.threads[thread].decoded, const_cast<uint32_t*>(part->packed) + panel * part->units * kPanel,
+                             const_cast<float*>(part->packed_scales) + panel * part->runs * kPanel);
+}
+
+// ---- a for matrix registers: squares of 16 rows and 16 units, those of a square of rows one after the other (tile_amx.h).
+inline char* square_at(const ThreadBuffers& buffers, int64_t row, int64_t unit) {
+  return reinterpret_cast<char*>(buffers.a) + (row / 16 * (kSliceUnits / 16) + unit / 16) * 1024 + row % 16 * 64 + unit % 16 * 4;
+}
+
+// `units` units of one row.
+inline void place_row(const void* from, int64_t row, int64_t unit, int64_t units, const ThreadBuffers& buffers) {
+  const char* source = static_cast<const char*>(from);
+  for (; units >= 16; units -= 16, unit += 16, source += 64)
+    store_units(reinterpret_cast<uint32_t*>(square_at(buffers, row, unit)), load_units(source));
+  if (units > 0) memcpy(square_at(buffers, row, unit), source, static_cast<size_t>(units) * 4);
+}
+
+// `units` units of `rows` packed rows.
+inline void place_packed(const uint32_t* packed, int64_t rows, int64_t unit, int64_t units, const ThreadBuffers& buffers) {
+  for (int64_t u = 0; u < units; u += kRegister)
+    for (int64_t i = 0; i < rows; i += kRegister) {
+      vw r[kRegister];
+#pragma GCC unroll 16
+      for (int j = 0; j < kRegister; ++j) r[j] = u + j < units ? load_units(packed + (u + j) * kBlockRows + i) : vw{};
+      transpose(r);
+#pragma GCC unroll 16
+      for (int j = 0; j < kRegister; ++j) store_units(reinterpret_cast<uint32_t*>(square_at(buffers, i + j, unit + u)), r[j]);
+    }
+}
+
+// The block's rows of a that are not read in place, units begin … end−1.
+template <class T, bool kPairs, bool kScaled>
+void pack_a(const Product& p, const Group& g, int64_t row, int64_t rows, int64_t begin, int64_t end, const ThreadBuffers& buffers) {
+  const Operand a{g.a, p.a_stride, p.a_k_contiguous, g.m, g.k};
+  const auto lines = [&](int64_t from, int64_t until, uint32_t* to) {
+    if constexpr (kScaled)
+      pack_codes<T, kPairs, kBlockRows, kBlockRows>(p, g, a, p.a_dtype, row, rows, from, until, 0, buffers.decoded, to);
+    else pack<T, kPairs, kBlockRows>(a, row, rows, from, until, to);
+  };
+  if constexpr (!kMatrices) return lines(begin, end, buffers.a);
+  for (int64_t u = begin; u < end; u += kTurnedUnits) {
+    const int64_t units = min(kTurnedUnits, end - u);
+    lines(u, u + units, buffers.units);
+    place_packed(buffers.units, rows, u - begin, units, buffers);
+  }
+}
+
+// The same where a lies contiguous along k: codes decoded, and squares made for matrix registers.
+template <class T, bool kPairs, bool kScaled>
+void copy_a(const Product& p, const Group& g, int64_t row, int64_t rows, int64_t begin, int64_t end, const ThreadBuffers& buffers) {
+  const char* from = g.a + row * p.a_stride * finback::core::size_of(p.a_dtype);
+  if constexpr (!kScaled) {
+    for (int64_t i = 0; i < rows; ++i, from += p.a_stride * static_cast<int64_t>(sizeof(T)))
+      place_row(from + begin * 4, i, 0, end - begin, buffers);
+  } else {
+    const RowReader<T> reader(p.a_dtype);
+    for (int64_t unit = begin; unit < end; unit += kRunUnits<kPairs>) {
+      const int64_t k = begin_of_run(p, g, unit / kRunUnits<kPairs>), length = begin_of_run(p, g, unit / kRunUnits<kPairs> + 1) - k;
+      const auto* codes = reinterpret_cast<const uint8_t*>(from) + k;
+      for (int64_t i = 0; i < rows; ++i, codes += p.a_stride) {
+        T* to = kMatrices ? static_cast<T*>(buffers.decoded)
+                          : reinterpret_cast<T*>(reinterpret_cast<char*>(buffers.a) + i * kARow + (unit - begin) * 4);
+        reader.row(codes, length, to);
+        if (length <= 64) memset(to + 64, 0, 64 * sizeof(T));
+        if constexpr (kMatrices) place_row(to, i, unit - begin, kRunUnits<kPairs>, buffers);
+      }
+    }
+  }
+}
+
+// The function for a tile of `rows` rows, 1 … kTileRows, and of as many registers' columns, 1 … kVectors.
+template <bool kPairs, bool kPackedA, bool kScaled, int kRows = kTileRows, int kColumns = kVectors>
+TileFunction tile_function([[maybe_unused]] int64_t rows, [[maybe_unused]] int64_t columns) {
+#if defined(__AMX_BF16__)
+  static_assert(kPairs);
+  return multiply_tile_amx<kScaled>;
+#else
+  if constexpr (kRows > 1)
+    if (rows < kRows) return tile_function<kPairs, kPackedA, kScaled, kRows - 1, kColumns>(rows, columns);
+  if constexpr (kColumns > 1)
+    if (columns < kColumns) return tile_function<kPairs, kPackedA, kScaled, kRows, kColumns - 1>(rows, columns);
+  return multiply_tile<kPairs, kPackedA, kScaled, kRows, kColumns>;
+#endif
 }
 
 // What tile t of a block, while it multiplies its first panel, fetches of a: the next tile's rows where a is read in place; where
@@ -109,50 +284,66 @@ inline void fetch_output(const TileOutput& out, int64_t rows, int64_t bytes) {
 }
 
 // A block of rows times some panels.
-template <class T, bool kPairs, bool kPackedA>
-void product_block(const Product& p, const Part& part, int64_t block, int64_t panel_begin, int64_t panel_end,
-                   const ThreadBuffers& buffers) {
+template <class T, bool kPairs, bool kPackedA, bool kScaled>
+void product_block(const Product& p, const Part& part, int64_t block, int64_t panel_begin, int64_t panel_end, const ThreadBuffers& buffers,
+                   ShapesInUse& shapes) {
   const Group& g = *part.group;
-  const int64_t units = units_of(g.k, kPairs), a_row = p.a_stride * static_cast<int64_t>(sizeof(T));
+  constexpr bool kInPlace = !kPackedA && !kScaled && !kMatrices;
+  const int64_t units = part.units, a_stride = p.a_stride * static_cast<int64_t>(sizeof(T));
   const int64_t c_size = finback::core::size_of(p.c_dtype);
   // Rows are shared out evenly: 50 rows are nine tiles of 5 and 6, not eight of 6 and one of 2.
   const int64_t all_tiles = ceil_div(g.m, kTileRows);
   const int64_t tile_begin = all_tiles * block / part.blocks, tiles = all_tiles * (block + 1) / part.blocks - tile_begin;
   int64_t row[kBlockTiles + 1];
-  for (int64_t t = 0; t <= tiles; ++t) row[t] = g.m * (tile_begin + t) / all_tiles;
+  for (int64_t t = 0; t <= tiles; ++t) row[t] = kMatrices ? min(g.m, (tile_begin + t) * kTileRows) : g.m * (tile_begin + t) / all_tiles;
 
   TileOutput out;
   out.c_stride = p.c_stride * c_size;
   out.addend_stride = p.addend_stride * c_size;
   out.bf16 = p.c_dtype == DType::bf16;
   for (int64_t begin = 0; begin == 0 || begin < units; begin += kSliceUnits) {
-    const int64_t end = min(begin + kSliceUnits, units);
+    const int64_t end = min(begin + kSliceUnits, units), run = begin / kRunUnits<kPairs>;
     out.first = begin == 0;
     out.last = end == units;
-    if constexpr (kPackedA)
-      pack<T, kPairs, kBlockRows>({g.a, p.a_stride, p.a_k_contiguous, g.m, g.k}, row[0], row[tiles] - row[0], begin, end, buffers.a);
+    const int64_t rows = row[tiles] - row[0];
+    if constexpr (kPackedA) pack_a<T, kPairs, kScaled>(p, g, row[0], rows, begin, end, buffers);
+    else if constexpr (!kInPlace) copy_a<T, kPairs, kScaled>(p, g, row[0], rows, begin, end, buffers);
+    if constexpr (kScaled)
+      gather_scales<kBlockRows>(p.a_scales, g.a_scale, row[0], rows, run, ceil_div(end, kRunUnits<kPairs>), buffers.a_scale);
     for (int64_t panel = panel_begin; panel < panel_end; ++panel) {
       const int64_t column = panel * kPanel;
-      const uint32_t* b = buffers.b;
-      if (part.packed) b = part.packed + ((panel - part.panel_begin) * units + begin) * kPanel;
-      else pack_b<T, kPairs>(p, g, panel, begin, end, buffers.b);
+      TileInput in{.a_row = kInPlace ? a_stride : kARow, .b = buffers.b, .units = end - begin, .b_scale = buffers.b_scale};
+      if (kMatrices) in.a_row = kSliceUnits * 64;
+      in.b_strip = (part.packed ? units : end - begin) * kStrip;
+      if (part.packed) {
+        in.b = part.packed + (panel - part.panel_begin) * units * kPanel + begin * kStrip;
+        in.b_scale = part.packed_scales + ((panel - part.panel_begin) * part.runs + run) * kPanel;
+      } else {
+        pack_b<T, kPairs, kScaled>(p, g, panel, begin, end, in.b_strip, buffers.decoded, buffers.b, buffers.b_scale);
+      }
       out.cols = static_cast<int>(min(kPanel, p.n - column));
       for (int64_t t = 0; t < tiles; ++t) {
         // A product of one slice carries nothing: its sums pass through the same few lines of the cache.
         out.carry = buffers.carry + (out.first && out.last ? 0 : ((panel - panel_begin) * kBlockRows + t * kTileRows) * kPanel);
         out.c = g.c + row[t] * out.c_stride + column * c_size;
         out.addend = g.addend ? g.addend + row[t] * out.addend_stride + column * c_size : nullptr;
-        const char* a = kPackedA ? reinterpret_cast<const char*>(buffers.a + (row[t] - row[0])) : g.a + row[t] * a_row + begin * 4;
-        Fetch fetch{a, 0, 0};
-        if (panel == panel_begin) fetch_a<T, kPairs, kPackedA>(p, g, a, a_row, row[0], t, end, fetch);
-        if (out.last) fetch_output(out, row[t + 1] - row[t], out.cols * c_size);
-        tile_function<kPairs, kPackedA>(row[t + 1] - row[t], ceil_div(out.cols, kRegister))(a, a_row, b, end - begin, fetch, out);
+        const int64_t i = row[t] - row[0];
+        if (kInPlace) in.a = g.a + row[t] * a_stride + begin * 4;
+        else if (kMatrices) in.a = square_at(buffers, i, 0);
+        else in.a = reinterpret_cast<const char*>(buffers.a) + i * (kPackedA ? 4 : kARow);
+        in.rows = row[t + 1] - row[t];
+        in.a_scale = buffers.a_scale + i;
+        in.shapes = &shapes;
+        in.fetch = {in.a, 0, 0};
+        if (!kScaled && panel == panel_begin) fetch_a<T, kPairs, kPackedA>(p, g, in.a, a_stride, row[0], t, end, in.fetch);
+        if (out.last) fetch_output(out, in.rows, out.cols * c_size);
+        tile_function<kPairs, kPackedA, kScaled>(in.rows, ceil_div(out.cols, kRegister))(in, out);
       }
     }
   }
 }
 
-template <class T, bool kPairs>
+template <class T, bool kPairs, bool kScaled>
 void product_task(void* argument, int64_t task, int thread) {
   const Work& work = *static_cast<const Work*>(argument);
   const Product& p = *work.product;
@@ -161,43 +352,56 @@ void product_task(void* argument, int64_t task, int thread) {
   const int64_t within = task - part->first_task, block = within % part->blocks;
   const int64_t panel_begin = part->panel_begin + within / part->blocks * part->panels_per_task;
   const int64_t panel_end = min(panel_begin + part->panels_per_task, part->panel_end);
-  const bool in_place = p.a_k_contiguous && (sizeof(T) == 4 || (kPairs && part->group->k % 2 == 0));
-  if (in_place) product_block<T, kPairs, false>(p, *part, block, panel_begin, panel_end, work.threads[thread]);
-  else product_block<T, kPairs, true>(p, *part, block, panel_begin, panel_end, work.threads[thread]);
+  const bool in_place = p.a_k_contiguous && (kScaled || sizeof(T) == 4 || (kPairs && part->group->k % 2 == 0));
+  ShapesInUse shapes;
+  if (in_place) product_block<T, kPairs, false, kScaled>(p, *part, block, panel_begin, panel_end, work.threads[thread], shapes);
+  else product_block<T, kPairs, true, kScaled>(p, *part, block, panel_begin, panel_end, work.threads[thread], shapes);
+  shapes.release();
 }
 
-template <class T, bool kPairs>
+// As many panels as the scratch memory holds at a time, packed and multiplied.
+template <class T, bool kPairs, bool kScaled>
 void multiply_as(const Context& ctx, const Product& p) {
   const int64_t panels = ceil_div(p.n, kPanel), threads = ctx.team.threads();
+  const auto take = [&](int64_t count, size_t size) { return ctx.scratch.take(count * static_cast<int64_t>(size)); };
   Work work{};
   work.product = &p;
-  work.parts = static_cast<Part*>(ctx.scratch.take(p.group_count * static_cast<int64_t>(sizeof(Part))));
-  work.threads = static_cast<ThreadBuffers*>(ctx.scratch.take(threads * static_cast<int64_t>(sizeof(ThreadBuffers))));
+  work.parts = static_cast<Part*>(take(p.group_count, sizeof(Part)));
+  work.threads = static_cast<ThreadBuffers*>(take(threads, sizeof(ThreadBuffers)));
   for (int64_t t = 0; t < threads; ++t) {
-    work.threads[t].a = static_cast<uint32_t*>(ctx.scratch.take(kBlockRows * kSliceUnits * 4));
-    work.threads[t].b = static_cast<uint32_t*>(ctx.scratch.take(kSliceUnits * kPanel * 4));
-    work.threads[t].carry = static_cast<float*>(ctx.scratch.take(kBlockRows * kMaxTaskPanels * kPanel * 4));
+    ThreadBuffers& b = work.threads[t];
+    b.a = static_cast<uint32_t*>(take(kBlockRows * kARow, 1));
+    b.units = static_cast<uint32_t*>(take(kMatrices ? kTurnedUnits * kBlockRows : 0, 4));
+    b.b = static_cast<uint32_t*>(take(kSliceUnits * kPanel, 4));
+    b.carry = static_cast<float*>(take(kBlockRows * kMaxTaskPanels * kPanel, 4));
+    b.a_scale = static_cast<float*>(take(kSliceRuns * kBlockRows, 4));
+    b.b_scale = static_cast<float*>(take(kSliceRuns * kPanel, 4));
+    b.decoded = take(kScaled ? 128 * max(kPanel, kAcross) : 0, sizeof(T));
   }
   const int64_t mark = ctx.scratch.mark();
   int64_t next_group = 0, next_panel = 0;
   while (next_group < p.group_count) {
-    // As many panels as fit at a time.
     work.part_count = 0;
     int64_t room = kPackedUnits, packings = 0, block_panels = 0;
     while (next_group < p.group_count) {
       const Group& g = p.groups[next_group];
-      const int64_t panel_units = units_of(g.k, kPairs) * kPanel;
       Part part{};
       part.group = &g;
+      part.units = units_of<kPairs, kScaled>(p, g);
+      part.runs = kScaled ? runs_of(p, g) : 0;
       part.blocks = ceil_div(g.m, kBlockRows);
       part.panel_begin = next_panel;
       part.panel_end = panels;
       part.first_packing = packings;
-      if (part.blocks > 1 && panel_units <= kPackedUnits) {
+      const int64_t panel_units = (part.units + part.runs) * kPanel;
+      if (p.b_panels) {
+        part.packed = reinterpret_cast<const uint32_t*>(g.b) + next_panel * part.units * kPanel;
+      } else if (part.blocks > 1 && panel_units <= kPackedUnits) {
         part.panel_end = min(panels, next_panel + room / max(1, panel_units));
         const int64_t count = part.panel_end - part.panel_begin;
         if (count == 0) break;
-        part.packed = static_cast<uint32_t*>(ctx.scratch.take(count * panel_units * 4));
+        part.packed = static_cast<uint32_t*>(take(count * part.units * kPanel, 4));
+        part.packed_scales = static_cast<float*>(take(count * part.runs * kPanel, 4));
         room -= count * panel_units;
         packings += count;
       }
@@ -213,22 +417,18 @@ void multiply_as(const Context& ctx, const Product& p) {
       Part& part = work.parts[i];
       const int64_t rows = ceil_div(part.group->m, part.blocks) + (part.packed ? 0 : kPackingRows);
       const int64_t count = part.panel_end - part.panel_begin;
-      const int64_t wanted = max(kTaskWork / max(1, rows * units_of(part.group->k, kPairs) * kPanel), kMinTaskPanels);
+      constexpr int64_t kFaster = kMatrices ? 8 : 1;
+      const int64_t wanted = max(kFaster * kTaskWork / max(1, rows * part.units * kPanel), kFaster * kMinTaskPanels);
       const int64_t most = max(1, min(min(wanted, block_panels / (16 * threads)), kMaxTaskPanels));
       const int64_t ranges = ceil_div(count, most);
       part.panels_per_task = ceil_div(count, ranges);
       part.first_task = tasks;
       tasks += part.blocks * ceil_div(count, part.panels_per_task);
     }
-    ctx.team.run(packings, packing_task<T, kPairs>, &work);
-    ctx.team.run(tasks, product_task<T, kPairs>, &work);
+    ctx.team.run(packings, packing_task<T, kPairs, kScaled>, &work);
+    ctx.team.run(tasks, product_task<T, kPairs, kScaled>, &work);
     ctx.scratch.release(mark);
   }
-}
-
-inline void multiply(const Context& ctx, const Product& p) {
-  if (p.dtype == DType::f32) multiply_as<float, false>(ctx, p);
-  else multiply_as<uint16_t, kMultipliesPairs>(ctx, p);
 }
 
 }  // namespace

@@ -10,22 +10,34 @@
 
 namespace {
 
-inline int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
-inline int64_t max(int64_t a, int64_t b) { return a > b ? a : b; }
+constexpr int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
+constexpr int64_t max(int64_t a, int64_t b) { return a > b ? a : b; }
 
 // One register, how many make the width of a panel, and the rows of sums that the register file holds besides. Wide and low tiles
 // reach more than narrow and high ones (on Zen 4: 6 × 64 and 9 × 48 99 % of the ceiling, 14 × 32 96 %), and they bear rows of a
 // that lie a power of two apart and so fall into the same few lines of the cache.
-#if defined(__AVX512F__)
-constexpr int kBytes = 64, kVectors = 4, kTileRows = 6;
+//
+// Where the machine has matrix registers, they multiply pairs, and this tile is for none (tile_amx.h): a table with them leaves f32 to
+// the one before it.
+#if defined(__AMX_BF16__)
+constexpr bool kMatrices = true;
+constexpr int kBytes = 64, kVectors = 2, kTileRows = 32, kBlockTiles = 8, kStrip = 16;
+#elif defined(__AVX512F__)
+constexpr bool kMatrices = false;
+constexpr int kBytes = 64, kVectors = 4, kTileRows = 6, kBlockTiles = 16;
 #elif defined(__AVX2__)
-constexpr int kBytes = 32, kVectors = 2, kTileRows = 6;
+constexpr bool kMatrices = false;
+constexpr int kBytes = 32, kVectors = 2, kTileRows = 6, kBlockTiles = 16;
 #else
-constexpr int kBytes = 16, kVectors = 4, kTileRows = 2;
+constexpr bool kMatrices = false;
+constexpr int kBytes = 16, kVectors = 4, kTileRows = 2, kBlockTiles = 16;
 #endif
 constexpr int kRegister = kBytes / 4;
-constexpr int kPanel = kVectors * kRegister;                           // a multiple of kLanes
-constexpr int kBlockTiles = 16, kBlockRows = kBlockTiles * kTileRows;  // a block: the tiles that share what is packed of a
+constexpr int kPanel = kVectors * kRegister;         // a multiple of kLanes
+constexpr int kBlockRows = kBlockTiles * kTileRows;  // a block: the tiles that share what is packed of a
+#if !defined(__AMX_BF16__)
+constexpr int kStrip = kPanel;  // columns of a panel that lie side by side
+#endif
 static_assert(kPanel % kLanes == 0 && kBlockRows % kRegister == 0);
 typedef float vr __attribute__((vector_size(kBytes)));
 typedef float vr_unaligned __attribute__((vector_size(kBytes), aligned(4)));
@@ -104,53 +116,81 @@ struct Fetch {
   int64_t stride, step;
 };
 
-// a: row i, unit u stands at a + i · a_row + u · 4 bytes; packed, at a + i · 4 + u · kBlockRows · 4.
-// b: a panel, unit u of column j at b[u · kPanel + j]; only the first kColumns registers of its width are of use.
-template <bool kPairs, bool kPackedA, int kRows, int kColumns>
-void multiply_tile(const char* a, int64_t a_row, const uint32_t* b, int64_t units, Fetch fetch, const TileOutput& out) {
-  vr sum[kRows][kColumns];
+// Products of codes with scales: the units of one run, a tile of 128 codes along k, are summed from zero; the sum times the scales
+// of its row and column goes to the carry. Runs begin at multiples of kRunUnits; pairs leave the second half unused elsewhere.
+template <bool kPairs>
+constexpr int64_t kRunUnits = kPairs ? 64 : 128;
+
+// a: row i, unit u stands at a + i · a_row + u · 4 bytes; packed, at a + i · 4 + u · kBlockRows · 4. For matrix registers, a_row is that of
+// a square of rows.
+// b: a panel, unit u of column j at b[u · kPanel + j]; for matrix registers, at b[j / 16 · b_strip + u · 16 + j % 16].
+// Scaled products alone: scales of run r, row i at a_scale[r · kBlockRows + i], column j at b_scale[r · kPanel + j].
+struct TileInput {
+  const char* a;
+  int64_t a_row, rows;
+  const uint32_t* b;
+  int64_t b_strip, units;
+  Fetch fetch;
+  const float *a_scale, *b_scale;
+  struct ShapesInUse* shapes;  // of matrix registers
+};
+
+// Only the first kColumns registers of the panel's width are of use.
+template <bool kPairs, bool kPackedA, bool kScaled, int kRows, int kColumns>
+void multiply_tile(const TileInput& in, const TileOutput& out) {
+  const char* a = in.a;
+  const int64_t a_row = in.a_row;
+  const uint32_t* b = in.b;
+  Fetch fetch = in.fetch;
+  bool first = out.first;
+  for (int64_t run = 0, left = in.units;; ++run) {
+    const int64_t run_units = kScaled ? min(left, kRunUnits<kPairs>) : left;
+    vr sum[kRows][kColumns];
 #pragma GCC unroll 8
-  for (int i = 0; i < kRows; ++i)
+    for (int i = 0; i < kRows; ++i)
 #pragma GCC unroll 4
-    for (int v = 0; v < kColumns; ++v)
-      sum[i][v] = out.first ? vr{} : *reinterpret_cast<const vr_unaligned*>(out.carry + i * kPanel + v * kRegister);
-  for (int64_t left = units; left > 0; left -= kFetchUnits) {
+      for (int v = 0; v < kColumns; ++v)
+        sum[i][v] = kScaled || first ? vr{} : *reinterpret_cast<const vr_unaligned*>(out.carry + i * kPanel + v * kRegister);
+    for (int64_t part = run_units; part > 0; part -= kFetchUnits) {
 #pragma GCC unroll 8
-    for (int i = 0; i < kFetchRows; ++i) __builtin_prefetch(fetch.next + i * fetch.stride);
-    fetch.next += fetch.step;
-    for (int64_t u = min(left, kFetchUnits); u > 0; --u) {
-      vr b_u[kColumns];
+      for (int i = 0; i < kFetchRows; ++i) __builtin_prefetch(fetch.next + i * fetch.stride);
+      fetch.next += fetch.step;
+      for (int64_t u = min(part, kFetchUnits); u > 0; --u) {
+        vr b_u[kColumns];
 #pragma GCC unroll 4
-      for (int v = 0; v < kColumns; ++v) b_u[v] = *reinterpret_cast<const vr_unaligned*>(b + v * kRegister);
+        for (int v = 0; v < kColumns; ++v) b_u[v] = *reinterpret_cast<const vr_unaligned*>(b + v * kRegister);
 #pragma GCC unroll 8
-      for (int i = 0; i < kRows; ++i) {
-        uint32_t unit;
-        memcpy(&unit, a + (kPackedA ? i * 4 : i * a_row), 4);
-        const vr a_iu = bits_as<vr>(unit - vw{});
+        for (int i = 0; i < kRows; ++i) {
+          uint32_t unit;
+          memcpy(&unit, a + (kPackedA ? i * 4 : i * a_row), 4);
+          const vr a_iu = bits_as<vr>(unit - vw{});
 #pragma GCC unroll 4
-        for (int v = 0; v < kColumns; ++v) sum[i][v] = multiply_add<kPairs>(sum[i][v], a_iu, b_u[v]);
+          for (int v = 0; v < kColumns; ++v) sum[i][v] = multiply_add<kPairs>(sum[i][v], a_iu, b_u[v]);
+        }
+        a += kPackedA ? kBlockRows * 4 : 4;
+        b += kPanel;
       }
-      a += kPackedA ? kBlockRows * 4 : 4;
-      b += kPanel;
     }
-  }
 #pragma GCC unroll 8
-  for (int i = 0; i < kRows; ++i)
+    for (int i = 0; i < kRows; ++i)
 #pragma GCC unroll 4
-    for (int v = 0; v < kColumns; ++v) *reinterpret_cast<vr_unaligned*>(out.carry + i * kPanel + v * kRegister) = sum[i][v];
+      for (int v = 0; v < kColumns; ++v) {
+        auto& carry = *reinterpret_cast<vr_unaligned*>(out.carry + i * kPanel + v * kRegister);
+        if constexpr (kScaled) {
+          const vr scale =
+              *reinterpret_cast<const vr_unaligned*>(in.b_scale + run * kPanel + v * kRegister) * in.a_scale[run * kBlockRows + i];
+          carry = (first ? vr{} : vr(carry)) + sum[i][v] * scale;
+        } else {
+          carry = sum[i][v];
+        }
+      }
+    first = false;
+    left -= run_units;
+    if (left <= 0) break;
+  }
   if (out.last) finish_tile(out, kRows);
 }
 
-using TileFunction = void (*)(const char* a, int64_t a_row, const uint32_t* b, int64_t units, Fetch fetch, const TileOutput& out);
-
-// The function for a tile of `rows` rows, 1 … kTileRows, and of as many registers' columns, 1 … kVectors.
-template <bool kPairs, bool kPackedA, int kRows = kTileRows, int kColumns = kVectors>
-TileFunction tile_function(int64_t rows, int64_t columns) {
-  if constexpr (kRows > 1)
-    if (rows < kRows) return tile_function<kPairs, kPackedA, kRows - 1, kColumns>(rows, columns);
-  if constexpr (kColumns > 1)
-    if (columns < kColumns) return tile_function<kPairs, kPackedA, kRows, kColumns - 1>(rows, columns);
-  return multiply_tile<kPairs, kPackedA, kRows, kColumns>;
-}
+using TileFunction = void (*)(const TileInput& in, const TileOutput& out);
 
 }  // namespace
