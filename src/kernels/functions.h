@@ -7,6 +7,8 @@
   X(linear_forward)           \
   X(linear_backward_input)    \
   X(linear_backward_weight)   \
+  X(packed_bytes)             \
+  X(pack_weights)             \
   X(quantize_rows)            \
   X(quantize_columns)         \
   X(quantize_blocks)          \

@@ -89,6 +89,7 @@ struct WeightView {
   // tensors stacked in a group, since blocks restart with each ({F, F} for gate above up; empty: one tensor).
   ConstMat scales = {};
   std::span<const std::int64_t> parts = {};
+  bool packed = false;  // data is pack_weights' of the same table; of use to the forward products alone
 
   ConstMat group(std::int64_t g) const {
     return {static_cast<const std::byte*>(data) + g * rows * cols * core::size_of(dtype), dtype, rows, cols, cols};
@@ -140,6 +141,11 @@ struct Table {
   void (*linear_backward_input)(const Context&, ConstMat dy_SN, const WeightView& w_GNK, Offsets, ConstMat addend_SK, Mat dx_SK);
   // dw[group]_NK += dy_SNᵀ · x_SK over the group's rows; dw_GNK is one [G·N, K] matrix of accumulator type.
   void (*linear_backward_weight)(const Context&, ConstMat dy_SN, ConstMat x_SK, Offsets, Mat dw_GNK);
+
+  // ---- weights in a table's own order (packed_weights.cpp), for those that are read often and never change. A product of packed
+  // weights has the bits of the same product of the row-major ones. Scales stay as they are.
+  std::int64_t (*packed_bytes)(const Context&, const WeightView& w_GNK);
+  void (*pack_weights)(const Context&, const WeightView& w_GNK, void* to /* 64-byte aligned, packed_bytes */);
 
   // ---- tiles and codes (quantize.cpp). Scales and codes are the same bits in every table: numerics/tile_scale.h says how they are
   // computed, numerics/e4m3.h and its neighbours how a number is rounded. x is bf16 or f32. An element that is NaN or infinite does

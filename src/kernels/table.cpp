@@ -29,6 +29,7 @@ void fill_reference(Table& t) {
   add_linear(t);
   add_quantize(t);
   add_scaled_linear(t);
+  add_packed_weights(t);
   add_attention(t);
   add_norm(t);
   add_rope(t);
@@ -41,20 +42,21 @@ void fill_reference(Table& t) {
   add_elementwise(t);
 }
 
-#define FB_FILL(isa)           \
-  [](Table& t) {               \
-    isa::add_linear(t);        \
-    isa::add_scaled_linear(t); \
-    isa::add_attention(t);     \
-    isa::add_norm(t);          \
-    isa::add_rope(t);          \
-    isa::add_swiglu(t);        \
-    isa::add_gate(t);          \
-    isa::add_permute(t);       \
-    isa::add_embedding(t);     \
-    isa::add_loss(t);          \
-    isa::add_optimizer(t);     \
-    isa::add_elementwise(t);   \
+#define FB_FILL(isa)            \
+  [](Table& t) {                \
+    isa::add_linear(t);         \
+    isa::add_scaled_linear(t);  \
+    isa::add_packed_weights(t); \
+    isa::add_attention(t);      \
+    isa::add_norm(t);           \
+    isa::add_rope(t);           \
+    isa::add_swiglu(t);         \
+    isa::add_gate(t);           \
+    isa::add_permute(t);        \
+    isa::add_embedding(t);      \
+    isa::add_loss(t);           \
+    isa::add_optimizer(t);      \
+    isa::add_elementwise(t);    \
   }
 
 bool always() { return true; }
@@ -79,6 +81,7 @@ bool has_amx() {
 void fill_amx(Table& t) {
   amx::add_linear(t);
   amx::add_scaled_linear(t);
+  amx::add_packed_weights(t);
 }
 #endif
 

@@ -32,6 +32,9 @@ Work linear_backward_weight(ConstMat dy, ConstMat x, Offsets, Mat dw) {
   return added(2 * count(dy.rows * dy.cols * x.cols), bytes(dy, x), dw);
 }
 
+Work packed_bytes(const WeightView&) { return {}; }
+Work pack_weights(const WeightView& w, void*) { return {0, bytes(w), bytes(w)}; }
+
 Work quantize_rows(ConstMat x, const Quantization&, const ScaledBuffer& y) { return {0, bytes(x), bytes(y)}; }
 Work quantize_columns(const ScaledMat& x, Offsets, const Quantization&, const ScaledBuffer& y) { return {0, bytes(x), bytes(y)}; }
 Work quantize_blocks(ConstMat w, std::int64_t, std::span<const std::int64_t>, const Quantization&, const ScaledBuffer& y) {

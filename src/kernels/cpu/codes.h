@@ -93,6 +93,31 @@ struct PlainCodeReader {
   }
 };
 
+// Packed codes of a strip of 16 columns: 64 bytes hold two units of pairs (of each quarter, 4 columns of the first, then of the second),
+// or four units of one code a column. Where code k of column j of the strip stands, and how they are read, as 32-bit units.
+template <bool kPairs>
+constexpr int64_t packed_code(int64_t k, int64_t j) {
+  if (!kPairs) return k * 16 + j;
+  return k / 4 * 64 + j / 4 * 16 + k / 2 % 2 * 8 + j % 4 * 2 + k % 2;
+}
+template <bool kPairs, int kUnitWords>
+inline void read_strip(const uint8_t* codes, int64_t units, finback::core::DType dtype, uint32_t* to) {
+#if defined(__AVX512VBMI__)
+  if constexpr (kPairs) {
+    const CodeReader reader(dtype);
+    for (int64_t u = 0; u < units; u += 2, codes += 64, to += int64_t{2} * kUnitWords) {
+      __m512i first, second;
+      reader.read(_mm512_loadu_si512(codes), first, second);
+      _mm512_storeu_si512(to, first);
+      if (u + 1 < units) _mm512_storeu_si512(to + kUnitWords, second);
+    }
+    return;
+  }
+#endif
+  const CodeFormat& format = format_of(dtype);
+  for (int64_t u = 0; u < units; ++u, codes += 16, to += kUnitWords) store(reinterpret_cast<float*>(to), read_codes(codes, format));
+}
+
 // Reads a row of codes as T: uint16_t (bf16) where the machine multiplies pairs, else float.
 template <class T>
 struct RowReader : PlainCodeReader {

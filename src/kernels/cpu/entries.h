@@ -12,6 +12,7 @@ struct Probe;
   void add_linear(Table&);          \
   void add_quantize(Table&);        \
   void add_scaled_linear(Table&);   \
+  void add_packed_weights(Table&);  \
   void add_attention(Table&);       \
   void add_norm(Table&);            \
   void add_rope(Table&);            \

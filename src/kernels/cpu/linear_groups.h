@@ -15,6 +15,12 @@ using finback::kernels::WeightView;
 inline const char* element(ConstMat m, int64_t row) {
   return static_cast<const char*>(m.data) + row * m.stride * finback::core::size_of(m.dtype);
 }
+// Bytes of one group's packed weights.
+inline int64_t packed_group_bytes(const WeightView& w) {
+  using finback::core::DType;
+  if (w.dtype != DType::f32 && w.dtype != DType::bf16) return packed_codes_of(w.rows, w.cols);
+  return ceil_div(w.rows, kPanel) * kPanel * units_of(w.cols, w.dtype == DType::bf16 && kMultipliesPairs) * 4;
+}
 inline const float* scales_at(ConstMat scales, int64_t row) { return scales.data ? scales.row<float>(row) : nullptr; }
 
 // forward and backward_input: each group has rows of its own and a weight matrix of its own. The groups are taken from ctx.scratch.
@@ -26,11 +32,13 @@ inline Product product_by_weights(const Context& ctx, const ScaledMat& a, const 
   p.a_k_contiguous = true;
   p.a_stride = a.codes.stride;
   p.b_k_contiguous = weights_k_contiguous;
+  p.b_packed = w.packed;
   p.b_stride = w.cols;
   p.n = c.cols;
   p.c_dtype = c.dtype;
   p.c_stride = c.stride;
   p.addend_stride = addend.stride;
+  const int64_t group_bytes = w.packed ? packed_group_bytes(w) : w.rows * w.cols * finback::core::size_of(w.dtype);
   p.groups = static_cast<Group*>(ctx.scratch.take(w.groups * static_cast<int64_t>(sizeof(Group))));
   const int64_t* offset = offsets.data();
   for (int64_t g = 0; g < w.groups; ++g) {
@@ -39,7 +47,7 @@ inline Product product_by_weights(const Context& ctx, const ScaledMat& a, const 
     p.groups[p.group_count++] = {.m = rows,
                                  .k = a.codes.cols,
                                  .a = element(a.codes, offset[g]),
-                                 .b = static_cast<const char*>(w.data) + g * w.rows * w.cols * finback::core::size_of(w.dtype),
+                                 .b = static_cast<const char*>(w.data) + g * group_bytes,
                                  .c = const_cast<char*>(element(c, offset[g])),
                                  .addend = addend.data ? element(addend, offset[g]) : nullptr,
                                  .a_scale = scales_at(a.scales, offset[g]),

@@ -47,7 +47,7 @@ struct Group {
 struct Product {
   DType a_dtype, b_dtype;  // f32 or bf16, the same; or codes
   bool a_k_contiguous, b_k_contiguous;
-  bool b_panels;               // b was packed by pack_weights
+  bool b_packed;               // b is pack_weights': panels, or strips of codes
   int64_t a_stride, b_stride;  // elements
   int64_t n;
   DType c_dtype;  // f32 or bf16, and the addend's
@@ -150,6 +150,18 @@ void gather_scales(const Scales& s, const float* scales, int64_t line, int64_t c
     for (int64_t j = 0; j < count; ++j) to[j] = s.at(scales, line + j, run);
 }
 
+// A group's packed codes: strips of 16 columns, each of them runs of 128 codes along k.
+inline int64_t packed_codes_of(int64_t n, int64_t k) { return ceil_div(n, kPanel) * kPanel * ceil_div(k, 128) * 128; }
+
+template <bool kPairs>
+void read_panel(const Product& p, const Group& g, int64_t panel, int64_t begin, int64_t end, int64_t strip, uint32_t* to) {
+  const int64_t strip_codes = ceil_div(g.k, 128) * 128 * 16, codes_a_unit = kPairs ? 32 : 16;
+  for (int64_t j = 0; j < kPanel; j += 16) {
+    const auto* codes = reinterpret_cast<const uint8_t*>(g.b) + (panel * kPanel + j) / 16 * strip_codes + begin * codes_a_unit;
+    read_strip<kPairs, kStrip>(codes, end - begin, p.b_dtype, kMatrices ? to + j / 16 * strip : to + j);
+  }
+}
+
 // Units begin … end−1 of a panel; strips of columns begin `strip` words apart.
 template <class T, bool kPairs, bool kScaled>
 void pack_b(const Product& p, const Group& g, int64_t panel, int64_t begin, int64_t end, int64_t strip, void* decoded, uint32_t* to,
@@ -157,7 +169,8 @@ void pack_b(const Product& p, const Group& g, int64_t panel, int64_t begin, int6
   const int64_t column = panel * kPanel, columns = min(kPanel, p.n - column);
   const Operand b{g.b, p.b_stride, p.b_k_contiguous, p.n, g.k};
   if constexpr (kScaled) {
-    pack_codes<T, kPairs, kPanel, kStrip>(p, g, b, p.b_dtype, column, columns, begin, end, strip, decoded, to);
+    if (p.b_packed) read_panel<kPairs>(p, g, panel, begin, end, strip, to);
+    else pack_codes<T, kPairs, kPanel, kStrip>(p, g, b, p.b_dtype, column, columns, begin, end, strip, decoded, to);
     gather_scales<kPanel>(p.b_scales, g.b_scale, column, columns, begin / kRunUnits<kPairs>, ceil_div(end, kRunUnits<kPairs>), to_scales);
   } else {
     pack_strips<T, kPairs, kPanel, kStrip>(b, column, columns, begin, end, strip, to);
@@ -394,7 +407,7 @@ void multiply_as(const Context& ctx, const Product& p) {
       part.panel_end = panels;
       part.first_packing = packings;
       const int64_t panel_units = (part.units + part.runs) * kPanel;
-      if (p.b_panels) {
+      if (p.b_packed && !kScaled) {
         part.packed = reinterpret_cast<const uint32_t*>(g.b) + next_panel * part.units * kPanel;
       } else if (part.blocks > 1 && panel_units <= kPackedUnits) {
         part.panel_end = min(panels, next_panel + room / max(1, panel_units));

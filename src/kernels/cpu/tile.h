@@ -142,7 +142,9 @@ void multiply_tile(const TileInput& in, const TileOutput& out) {
   const int64_t a_row = in.a_row;
   const uint32_t* b = in.b;
   Fetch fetch = in.fetch;
-  bool first = out.first;
+  const bool first = out.first;
+  // So that the one expression below adds every run: another one for the first, and the compiler fuses one and rounds the other.
+  if (kScaled && first) memset(out.carry, 0, static_cast<size_t>(kRows) * kPanel * 4);
   for (int64_t run = 0, left = in.units;; ++run) {
     const int64_t run_units = kScaled ? min(left, kRunUnits<kPairs>) : left;
     vr sum[kRows][kColumns];
@@ -179,12 +181,11 @@ void multiply_tile(const TileInput& in, const TileOutput& out) {
         if constexpr (kScaled) {
           const vr scale =
               *reinterpret_cast<const vr_unaligned*>(in.b_scale + run * kPanel + v * kRegister) * in.a_scale[run * kBlockRows + i];
-          carry = (first ? vr{} : vr(carry)) + sum[i][v] * scale;
+          carry = carry + sum[i][v] * scale;
         } else {
           carry = sum[i][v];
         }
       }
-    first = false;
     left -= run_units;
     if (left <= 0) break;
   }

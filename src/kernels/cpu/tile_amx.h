@@ -140,6 +140,7 @@ void multiply_tile_amx(const TileInput& in, const TileOutput& out) {
   const auto multiply = high > 0 ? multiply_two : multiply_one;
   alignas(64) float run_sums[kScaled ? 2 * kSquare * kPanel : 1];
   bool first = out.first;
+  if (kScaled && first) memset(out.carry, 0, static_cast<size_t>(in.rows) * kPanel * 4);
   for (int64_t run = 0, begin = 0; begin == 0 || begin < in.units; ++run) {
     const int64_t units = kScaled ? min(in.units - begin, kRunUnits<true>) : in.units, whole = units / kSquare * kSquare;
     float* sums = kScaled ? run_sums : out.carry;
@@ -156,7 +157,7 @@ void multiply_tile_amx(const TileInput& in, const TileOutput& out) {
         for (int v = 0; v < columns; ++v) {
           const int64_t at = i * kPanel + v * kSquare;
           const vf scale = load(in.b_scale + run * kPanel + v * kSquare) * in.a_scale[run * kBlockRows + i];
-          store(out.carry + at, (first ? vf{} : load(out.carry + at)) + load(run_sums + at) * scale);
+          store(out.carry + at, load(out.carry + at) + load(run_sums + at) * scale);
         }
     first = false;
     begin += kScaled ? kRunUnits<true> : max(units, 1);
