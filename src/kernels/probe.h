@@ -15,9 +15,10 @@ struct Probe {
   // Reads `bytes` (a multiple of 4096) once, as `streams` (1, 2 or 4) runs side by side, `prefetch` bytes ahead (0: the
   // hardware alone); returns a digest so that nothing is left out.
   std::uint32_t (*read)(const void* data, std::int64_t bytes, int streams, std::int64_t prefetch);
-  // Writes `bytes` (a multiple of 4096), as a kernel does whose result is read next; update reads them first and writes them back.
-  void (*write)(void* data, std::int64_t bytes);
-  void (*update)(void* data, std::int64_t bytes);
+  // What a function does that reads some bytes, reads and writes others in place and writes others still, all three at once and in
+  // proportion, as a kernel does whose result is read next. Each is a multiple of 4096 or 0; `prefetch` as above, for what is read.
+  std::uint32_t (*move)(const void* read, std::int64_t read_bytes, void* updated, std::int64_t updated_bytes, void* written,
+                        std::int64_t written_bytes, std::int64_t prefetch);
 };
 
 // Of a table's instruction set (kernels.h); throws Error(usage) as by_name does. "reference" has none: it is portable's.

@@ -96,7 +96,7 @@ Work gate_backward(ConstMat logits, ConstMat ids, ConstMat dweights, const GateS
   return {0, bytes(logits, ids, dweights, f), bytes(dlogits)};
 }
 
-Work gather_rows(ConstMat, Ids slot_token, Mat y) { return {0, bytes(y) + 4 * count(std::ssize(slot_token)), bytes(y)}; }
+Work gather_rows(ConstMat x, Ids slot_token, Mat y) { return {0, bytes(x) + 4 * count(std::ssize(slot_token)), bytes(y)}; }
 Work combine_rows(ConstMat slots, ConstMat ids, ConstMat token_slots, std::int64_t, ConstMat addend, Mat y) {
   return {0, bytes(slots, ids, token_slots, addend), bytes(y)};
 }

@@ -112,9 +112,9 @@ double TrafficCeiling::rate(double seconds) {
   return best_rate(seconds, [&] {
     const std::int64_t prefetch = kPrefetch[turn++ % std::size(kPrefetch)];
     core::parallel_for(team_, tasks_, [&](std::int64_t t) {
-      if (task_.read > 0) sink.fetch_xor(fastest().read(read_ + t * task_.read, task_.read, 1, prefetch), std::memory_order_relaxed);
-      if (task_.updated > 0) fastest().update(updated_ + t * task_.updated, task_.updated);
-      if (task_.written > 0) fastest().write(written_ + t * task_.written, task_.written);
+      sink.fetch_xor(fastest().move(read_ + t * task_.read, task_.read, updated_ + t * task_.updated, task_.updated,
+                                    written_ + t * task_.written, task_.written, prefetch),
+                     std::memory_order_relaxed);
     });
     return static_cast<double>(tasks_ * task_.moved());
   });

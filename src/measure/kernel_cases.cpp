@@ -79,6 +79,12 @@ class Cases {
     const std::string shape =
         fmt::format("{} x {} tokens, {} heads of {} + {} and {}", sequences_, length_, s.heads, s.nope, s.rope, s.value);
     add("attention_forward", shape, [=](const Context& ctx) { ctx.kernels.attention_forward(ctx, q, kv, k_pe, *segments, s, o, lse); });
+    // What a generated token costs: the longest context of these rows.
+    const auto last = std::make_shared<std::vector<kernels::Segment>>(1, kernels::Segment{.rows = 1, .first_position = T_ - 1});
+    add("attention_forward", fmt::format("1 token after {}, {} heads of {} + {} and {}", T_ - 1, s.heads, s.nope, s.rope, s.value),
+        [=](const Context& ctx) {
+          ctx.kernels.attention_forward(ctx, q.row_range(0, 1), kv, k_pe, *last, s, o.row_range(0, 1), lse.row_range(0, 1));
+        });
     add("attention_backward", shape,
         [=](const Context& ctx) { ctx.kernels.attention_backward(ctx, q, kv, k_pe, o, lse, d_o, *segments, s, dq, dkv, dk_pe); });
   }

@@ -37,6 +37,28 @@ TEST(Simd, ExponentialsStayWithinTwoUlpsOfDoublePrecision) {
   EXPECT_LT(worst_exp2, 2);
 }
 
+TEST(Simd, TheShortExponentialStaysWithinItsErrorAndIsZeroFarBelow) {
+  double worst = 0;
+  for (std::int32_t i = -140 * 4096; i <= 127 * 4096; i += 16 * 3) {  // through the fractions, whole numbers among them
+    float in[16], out[16];
+    for (int l = 0; l < 16; ++l) in[l] = static_cast<float>(i + 3 * l) / 4096;
+    store(out, vexp2_short(load(in)));
+    for (int l = 0; l < 16; ++l) {
+      const double truth = std::exp2(static_cast<double>(in[l]));
+      if (truth > 0x1p-120) worst = std::max(worst, std::abs(out[l] / truth - 1));
+    }
+  }
+  EXPECT_LT(worst, 2.75e-6);
+  EXPECT_GT(worst, 2e-6);
+  float out[16];
+  for (const float x : {-151.0f, -1e30f, -std::numeric_limits<float>::infinity()}) {
+    store(out, vexp2_short(splat(x)));
+    EXPECT_EQ(out[3], 0) << x;
+  }
+  store(out, vexp2_short(splat(std::numeric_limits<float>::quiet_NaN())));
+  EXPECT_TRUE(std::isnan(out[9]));
+}
+
 TEST(Simd, ExponentialsOfZeroAndInfinitiesAreExact) {
   const float inf = std::numeric_limits<float>::infinity();
   float out[16];

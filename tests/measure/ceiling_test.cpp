@@ -1,12 +1,14 @@
 // The ceilings must be above what the kernels reach, and in proportion to each other.
 #include "measure/ceiling.h"
 
+#include "core/arena.h"
 #include "kernels/kernels.h"
 #include "kernels/probe.h"
 #include "measure/gemm.h"
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <vector>
 
 namespace finback::measure {
@@ -33,6 +35,27 @@ TEST(Ceiling, EveryPatternReadsAllBytes) {
     for (int streams : {1, 2, 4})
       for (std::int64_t prefetch : {0, 1024})
         EXPECT_EQ(kernels::probe(isa).read(data, 3 * 4096, streams, prefetch), want) << isa << " " << streams << " " << prefetch;
+}
+
+TEST(Ceiling, MovesAllBytesOfEveryPart) {
+  constexpr std::size_t kWords = 1024;  // 4096 bytes
+  for (std::string_view isa : kernels::runnable())
+    for (const auto& [read, updated, written] : {std::array<std::size_t, 3>{3, 1, 2}, {0, 2, 5}, {7, 0, 0}, {1, 4, 0}}) {
+      core::Arena arena("parts", 16 * 4096);
+      auto* parts = arena.take_array<std::uint32_t>(16 * kWords);
+      std::uint32_t want = 0;
+      for (std::uint32_t i = 0; i < 16 * kWords; ++i) {
+        parts[i] = i * 2654435761u;
+        if (i < read * kWords) want ^= parts[i];
+      }
+      std::uint32_t *both = parts + read * kWords, *out = both + updated * kWords, *end = out + written * kWords;
+      EXPECT_EQ(kernels::probe(isa).move(parts, read * 4096, both, updated * 4096, out, written * 4096, 512), want) << isa;
+      for (std::uint32_t* p = parts; p < parts + 16 * kWords; ++p) {
+        const auto before = static_cast<std::uint32_t>(p - parts) * 2654435761u;
+        const bool is_updated = p >= both && p < out, is_written = p >= out && p < end;
+        ASSERT_EQ(*p, is_updated ? before ^ 1 : is_written ? 1 : before) << isa << " word " << p - parts;
+      }
+    }
 }
 
 TEST(Gemm, NoProductIsAboveItsCeiling) {

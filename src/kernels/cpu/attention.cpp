@@ -3,28 +3,17 @@
 //
 // Queries lie along the lanes: scores are S[key][query], so that maxima, sums and masks need no exchange between lanes, keys
 // are read as they stand, and a query never meets another. Blocks of keys begin at multiples of kKeys positions. A masked key
-// has the weight zero, which adds nothing to the sums; so a query's result does not depend on who shares its block.
+// has the weight zero, which adds nothing to the sums; so a query's result does not depend on who shares its block. Few queries
+// would leave most lanes idle: attention_few.h has the same sums with keys along the lanes.
 #include "kernels/cpu/attention.h"
 
-#include "kernels/cpu/attention_tile.h"
+#include "kernels/cpu/attention_few.h"
 #include "kernels/cpu/entries.h"
 
 namespace finback::kernels::FB_ISA {
 namespace {
 
-constexpr int64_t kKeys = 64, kGroups = 16, kQueries = kGroup * kGroups;  // of a task, at most
-constexpr float kLn2 = 0.69314718f, kInfinity = __builtin_inff();
-
-struct Forward {
-  ConstMat q, kv, k_pe;
-  std::span<const Segment> segments;
-  AttentionShape shape;
-  Mat o, lse;
-  int64_t block;        // queries of a task, a multiple of kGroup
-  int64_t* first_task;  // of each segment, and the number of tasks at the end
-  char* scratch;
-  int64_t thread_bytes;
-};
+constexpr int64_t kGroups = 16, kQueries = kGroup * kGroups;  // of a task, at most
 
 // One thread's memory.
 template <class T>
@@ -56,9 +45,9 @@ struct Buffers {
   }
 };
 
-// One block of keys for up to kGroup queries: raises `top` to the block's highest score, turns scores into weights
-// 2^(score · scale − top) and adds them to `sum`, key by key. Key j is masked for lane l when l < j + diagonal.
-template <bool kPaired>
+// One block of keys (a multiple of kSums) for up to kGroup queries: raises `top` to the block's highest score, turns scores into
+// weights 2^(score · scale − top) and adds them to `sum`. Key j is masked for lane l when l < j + diagonal.
+template <class T>
 void weigh(float* scores, int64_t keys, int64_t lanes, int64_t diagonal, float scale, float* top, float* sum, float* factor,
            Unit* weights) {
   const int64_t unmasked = least(diagonal > 0 ? 0 : 1 - diagonal, keys);
@@ -78,22 +67,22 @@ void weigh(float* scores, int64_t keys, int64_t lanes, int64_t diagonal, float s
       highest = vmax(x, highest);
     }
     const vr before = load_r(top + l), now = vmax(highest * scale, before), rise = vexp2(before - now);
-    vr total = load_r(sum + l) * rise;
-    const auto weight = [&](int64_t j) { return vexp2(madd(load_r(scores + j * kGroup + l), splat_r(scale), -now)); };
-    if constexpr (kPaired) {
-      for (int64_t j = 0; j < keys; j += 2) {
-        const vr even = weight(j), odd = weight(j + 1);
-        total += even;
-        total += odd;
-        store_pairs(weights + j / 2 * kGroup + l, even, odd);
+    const auto weight = [&](int64_t j) { return weight_of<T>(madd(load_r(scores + j * kGroup + l), splat_r(scale), -now)); };
+    vr of_block[kSums] = {};
+    for (int64_t j = 0; j < keys; j += kSums) {
+      vr w[kSums];
+#pragma GCC unroll 4
+      for (int i = 0; i < kSums; ++i) {
+        w[i] = weight(j + i);
+        of_block[i] += w[i];
+        if constexpr (!kPairs<T>) store_r(weights + (j + i) * kGroup + l, w[i]);
       }
-    } else {
-      for (int64_t j = 0; j < keys; ++j) {
-        const vr w = weight(j);
-        total += w;
-        store_r(weights + j * kGroup + l, w);
+      if constexpr (kPairs<T>) {
+        store_pairs(weights + j / 2 * kGroup + l, w[0], w[1]);
+        store_pairs(weights + (j / 2 + 1) * kGroup + l, w[2], w[3]);
       }
     }
+    const vr total = madd(load_r(sum + l), rise, (of_block[0] + of_block[1]) + (of_block[2] + of_block[3]));
     store_r(top + l, now);
     store_r(sum + l, total);
     store_r(factor + l, rise);
@@ -105,6 +94,7 @@ void forward_task(void* argument, int64_t task, int thread) {
   const Forward& f = *static_cast<const Forward*>(argument);
   const int64_t index = segment_of(f.first_task, static_cast<int64_t>(f.segments.size()), task);
   const Segment& s = f.segments[static_cast<size_t>(index)];
+  if (s.rows <= kFew) return forward_few<T>(f, s, task - f.first_task[index], f.scratch + thread * f.thread_bytes);
   const int64_t blocks = (s.rows + f.block - 1) / f.block, number = task - f.first_task[index];
   const int64_t head = number / blocks, begin = (blocks - 1 - number % blocks) * f.block;  // the longest first
 
@@ -143,7 +133,7 @@ void forward_task(void* argument, int64_t task, int thread) {
       if (seen <= 0) continue;
       product<kPairs<T>>(seen, lanes, key.depth(), reinterpret_cast<const Unit*>(b.keys), key.units(), 1, b.queries[g], kGroup, b.scores,
                          kGroup, Start::zero);
-      weigh<kPairs<T>>(b.scores, seen, lanes, key0 - group_position, scale, b.top + g * kGroup, b.sum + g * kGroup, b.factor, b.weights);
+      weigh<T>(b.scores, seen, lanes, key0 - group_position, scale, b.top + g * kGroup, b.sum + g * kGroup, b.factor, b.weights);
       product<kPairs<T>>(value.lanes(), lanes, seen / kPerUnit<T>, b.values, 1, value.lanes(), b.weights, kGroup, b.out[g], kGroup,
                          key0 == 0 ? Start::zero : Start::scaled, b.factor);
     }
@@ -181,7 +171,9 @@ void forward(const Context& ctx, Forward& f) {
   make_tasks(f, ctx.team.threads());
   Carver counting;
   Buffers<T>().take(counting, {f.shape.nope + f.shape.rope}, {f.shape.value});
-  f.thread_bytes = counting.bytes;
+  Carver few;
+  FewBuffers<T>().take(few, {f.shape.nope + f.shape.rope}, {f.shape.value});
+  f.thread_bytes = few.bytes > counting.bytes ? few.bytes : counting.bytes;
   f.scratch = static_cast<char*>(ctx.scratch.take(f.thread_bytes * ctx.team.threads()));
   ctx.team.run(f.first_task[segments], forward_task<T>, &f);
   ctx.scratch.release(mark);

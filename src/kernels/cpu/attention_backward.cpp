@@ -178,7 +178,7 @@ void Head<T>::differentiate(const QueryBlock<T>& query, int64_t lane0, int64_t l
 #pragma GCC unroll 2
       for (int64_t i = 0; i < 2; ++i) {
         const int64_t at = (j + i) * kQueries + lane;
-        p[i] = vexp2(madd(load_r(t.scores + at), scale, -lse));
+        p[i] = weight_of<T>(madd(load_r(t.scores + at), scale, -lse));
         if (masked) p[i] = number >= static_cast<float>(j + i + diagonal) ? p[i] : vr{};
         ds[i] = p[i] * (load_r(t.d_weights + at) - delta);
         if constexpr (kPairs<T>) {

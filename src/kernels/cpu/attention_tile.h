@@ -116,6 +116,25 @@ void product(int64_t rows, int64_t lanes, int64_t depth, const Unit* a, int64_t 
                                                            factor + n);
 }
 
+// One row: lanes (a multiple of 16) of c[n] = … Σ_k a[k] · b[k · b_k + n]; factor is kRowLanes long.
+constexpr int kRowRegisters = kRegister == 16 ? 4 : 8;
+constexpr int64_t kRowLanes = kRowRegisters * kRegister;
+template <bool kPaired>
+void product_row(int64_t lanes, int64_t depth, const Unit* a, const Unit* b, int64_t b_k, float* c, Start start,
+                 const float* factor = nullptr) {
+  int64_t n = 0;
+  for (; n + kRowLanes <= lanes; n += kRowLanes)
+    product_tile<kPaired, 1, kRowRegisters>(depth, a, 0, 1, b + n, b_k, c + n, 0, start, factor);
+  for (; n < lanes; n += kLanes) product_tile<kPaired, 1, kLanes / kRegister>(depth, a, 0, 1, b + n, b_k, c + n, 0, start, factor);
+}
+
+// A weight 2^x of a key, as exact as the type that it is stored in or stands beside.
+template <class T>
+inline vr weight_of(vr x) {
+  if constexpr (sizeof(T) == 2) return vexp2_short(x);
+  else return vexp2(x);
+}
+
 // ---- packing
 
 // A row of n elements into packed ones.

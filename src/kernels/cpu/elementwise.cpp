@@ -13,10 +13,10 @@ void add_as(const Context& ctx, ConstMat a, ConstMat b, Mat y) {
   for_elements(ctx.team, y.rows, y.cols, gapless, [&](int64_t row, Range columns) {
     const T *pa = a.row<T>(row), *pb = b.row<T>(row);
     T* py = y.row<T>(row);
-    for (int64_t i = columns.begin; i < columns.end; i += kLanes) {
-      const int64_t n = columns.end - i;
-      store(py + i, load(pa + i, n) + load(pb + i, n), n);
-    }
+    for_vectors(columns.end - columns.begin, [&](int64_t at, int64_t lanes) {
+      const int64_t i = columns.begin + at;
+      store(py + i, load(pa + i, lanes) + load(pb + i, lanes), lanes);
+    });
   });
 }
 
@@ -31,7 +31,8 @@ void convert_as(const Context& ctx, ConstMat x, Mat y) {
   for_elements(ctx.team, y.rows, y.cols, x.contiguous() && y.contiguous(), [&](int64_t row, Range columns) {
     const X* px = x.row<X>(row);
     Y* py = y.row<Y>(row);
-    for (int64_t i = columns.begin; i < columns.end; i += kLanes) store(py + i, load(px + i, columns.end - i), columns.end - i);
+    for_vectors(columns.end - columns.begin,
+                [&](int64_t at, int64_t lanes) { store(py + columns.begin + at, load(px + columns.begin + at, lanes), lanes); });
   });
 }
 

@@ -1,4 +1,5 @@
-// Cross entropy, as in kernels/reference/loss.cpp: a row of logits is read three times, from cache after the first.
+// Cross entropy, as in kernels/reference/loss.cpp. A row is read from memory once: for its maximum, then from cache for the sum of its
+// exponentials, which are kept for the gradient.
 #include "kernels/cpu/argmax.h"
 #include "kernels/cpu/entries.h"
 #include "kernels/cpu/rows.h"
@@ -10,17 +11,13 @@
 namespace finback::kernels::FB_ISA {
 namespace {
 
-// The gradient of one row: scale · (softmax − onehot).
-template <class T>
-void gradient_row(const float* logits, int64_t n, float max, float scale_over_sum, float scale, int64_t target, T* out) {
-  for (int64_t i = 0; i < n; i += kLanes) store(out + i, vexp(load(logits + i, n - i) - max) * scale_over_sum, n - i);
-  store(out + target, vexp(load(logits + target, 1) - max) * scale_over_sum - scale, 1);
-}
-
 template <class T>
 void cross_entropy_as(const Context& ctx, ConstMat logits, const int32_t* targets, float scale, Mat loss, Mat best, Mat dlogits) {
-  const int64_t n = logits.cols;
-  for_ranges(ctx.team, split_rows(logits.rows, n), [&](Range rows, int) {
+  const int64_t n = logits.cols, padded = (n + kLanes - 1) / kLanes * kLanes;
+  const core::ArenaScope scope(ctx.scratch);
+  float* kept = dlogits ? ctx.scratch.take_array<float>(padded * ctx.team.threads()) : nullptr;
+  for_ranges(ctx.team, split_rows(logits.rows, n), [&](Range rows, int thread) {
+    float* e = kept + (kept ? padded * thread : 0);
     for (int64_t t = rows.begin; t < rows.end; ++t) {
       const float* x = logits.row<float>(t);
       const int64_t target = targets[t];
@@ -33,9 +30,17 @@ void cross_entropy_as(const Context& ctx, ConstMat logits, const int32_t* target
         continue;
       }
       const float max = x[highest];
-      const float sum = sum_over(n, [&](int64_t i, int64_t lanes) { return vexp(load(x + i, lanes, -__builtin_inff()) - max); });
+      const float sum = sum_over(n, [&](int64_t i, int64_t lanes) {
+        const vf v = vexp(load(x + i, lanes, -__builtin_inff()) - max);
+        if (kept) store(e + i, v);
+        return v;
+      });
       loss.row<float>(0)[t] = logf(sum) + max - x[target];
-      if (dlogits) gradient_row(x, n, max, scale / sum, scale, target, dlogits.row<T>(t));
+      if (!kept) continue;
+      const float scale_over_sum = scale / sum;  // the gradient is scale · (softmax − onehot)
+      T* out = dlogits.row<T>(t);
+      for_vectors(n, [&](int64_t i, int64_t lanes) { store(out + i, load(e + i) * scale_over_sum, lanes); });
+      store(out + target, vf{} + (e[target] * scale_over_sum - scale), 1);
     }
   });
 }

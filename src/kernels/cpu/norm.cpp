@@ -25,7 +25,7 @@ void forward_as(const Context& ctx, ConstMat x, ConstMat w, float eps, Mat y) {
       const T* px = x.row<T>(t);
       T* py = y.row<T>(t);
       const float r = inverse_rms(px, n, eps);
-      for (int64_t i = 0; i < n; i += kLanes) store(py + i, load(pw + i, n - i) * round_to<T>(load(px + i, n - i) * r), n - i);
+      for_vectors(n, [&](int64_t i, int64_t lanes) { store(py + i, load(pw + i, lanes) * round_to<T>(load(px + i, lanes) * r), lanes); });
     }
   });
 }
@@ -42,11 +42,11 @@ void backward_input_as(const Context& ctx, ConstMat dy, ConstMat x, ConstMat w, 
       const float dot =
           sum_over(n, [&](int64_t i, int64_t lanes) { return load(pw + i, lanes) * load(pdy + i, lanes) * load(px + i, lanes); });
       const float along_x = dot * (r * r / static_cast<float>(n));
-      for (int64_t i = 0; i < n; i += kLanes) {
-        vf g = r * (load(pw + i, n - i) * load(pdy + i, n - i) - load(px + i, n - i) * along_x);
-        if (pa) g += load(pa + i, n - i);
-        store(pdx + i, g, n - i);
-      }
+      for_vectors(n, [&](int64_t i, int64_t lanes) {
+        vf g = r * (load(pw + i, lanes) * load(pdy + i, lanes) - load(px + i, lanes) * along_x);
+        if (pa) g += load(pa + i, lanes);
+        store(pdx + i, g, lanes);
+      });
     }
   });
 }
@@ -66,8 +66,9 @@ void backward_weight_as(const Context& ctx, ConstMat dy, ConstMat x, float eps, 
     for (int64_t t = rows.begin; t < rows.end; ++t) {
       const T *px = x.row<T>(t), *pdy = dy.row<T>(t);
       const float r = inverse_rms(px, n, eps);
-      for (int64_t i = 0; i < n; i += kLanes)
-        store(sum + i, load(sum + i, n - i) + load(pdy + i, n - i) * round_to<T>(load(px + i, n - i) * r), n - i);
+      for_vectors(n, [&](int64_t i, int64_t lanes) {
+        store(sum + i, load(sum + i, lanes) + load(pdy + i, lanes) * round_to<T>(load(px + i, lanes) * r), lanes);
+      });
     }
   });
   float* out = dw.row<float>(0);

@@ -16,18 +16,18 @@ struct Coefficients {
 
 template <class Moment, class Weight>
 void update(const float* gradient, const Coefficients& c, float* master, Moment* m, Moment* v, Weight* weight, int64_t n) {
-  for (int64_t i = 0; i < n; i += kLanes) {
-    const vf g = load(gradient + i, n - i) * c.gradient_scale;
-    const vf new_m = c.beta1 * load(m + i, n - i) + c.one_minus_beta1 * g;
-    const vf new_v = c.beta2 * load(v + i, n - i) + c.one_minus_beta2 * g * g;
-    const vf old = load(master + i, n - i);
+  for_vectors(n, [&](int64_t i, int64_t lanes) {
+    const vf g = load(gradient + i, lanes) * c.gradient_scale;
+    const vf new_m = c.beta1 * load(m + i, lanes) + c.one_minus_beta1 * g;
+    const vf new_v = c.beta2 * load(v + i, lanes) + c.one_minus_beta2 * g * g;
+    const vf old = load(master + i, lanes);
     const vf step = c.lr_over_correct_m * new_m / (vsqrt(new_v * c.inverse_correct_v) + c.eps);
     const vf fresh = old - (step + c.lr_times_decay * old);
-    store(m + i, new_m, n - i);
-    store(v + i, new_v, n - i);
-    store(master + i, fresh, n - i);
-    store(weight + i, fresh, n - i);
-  }
+    store(m + i, new_m, lanes);
+    store(v + i, new_v, lanes);
+    store(master + i, fresh, lanes);
+    store(weight + i, fresh, lanes);
+  });
 }
 
 template <class Moment, class Weight>
@@ -57,19 +57,29 @@ void adamw(const Context& ctx, ConstMat gradient, const AdamW& o, Mat master, Ma
 typedef double vd __attribute__((vector_size(64)));
 typedef float vf_half __attribute__((vector_size(32)));
 
+// Even vectors are added to one sum, odd ones to another, so that the additions overlap.
 template <class T>
 double squares(const T* x, int64_t n) {
   vd low[2] = {}, high[2] = {};
-  for (int64_t i = 0; i < n; i += kLanes) {
-    const vf f = load(x + i, n - i);
+  const auto add = [&](int64_t i, int64_t lanes, int sum) {
+    const vf f = load(x + i, lanes);
     const vd a = __builtin_convertvector(__builtin_shufflevector(f, f, 0, 1, 2, 3, 4, 5, 6, 7), vd);
     const vd b = __builtin_convertvector(__builtin_shufflevector(f, f, 8, 9, 10, 11, 12, 13, 14, 15), vd);
-    low[i / kLanes % 2] += a * a;
-    high[i / kLanes % 2] += b * b;
+    low[sum] += a * a;
+    high[sum] += b * b;
+  };
+  constexpr int64_t kAhead = 2048 / int64_t{sizeof(T)};  // further than the hardware looks
+  int64_t i = 0;
+  for (; i + 2 * kLanes <= n; i += 2 * kLanes) {
+    for (int64_t line = 0; line < 2 * kLanes; line += 64 / int64_t{sizeof(T)}) __builtin_prefetch(x + i + kAhead + line);
+    add(i, kLanes, 0);
+    add(i + kLanes, kLanes, 1);
   }
+  if (i < n) add(i, n - i, 0);
+  if (i + kLanes < n) add(i + kLanes, n - i - kLanes, 1);
   const vd all = (low[0] + low[1]) + (high[0] + high[1]);
   double total = 0;
-  for (int i = 0; i < 8; ++i) total += all[i];
+  for (int lane = 0; lane < 8; ++lane) total += all[lane];
   return total;
 }
 

@@ -21,9 +21,14 @@ void gather_rows(const Context& ctx, ConstMat x, std::span<const int32_t> slot_t
 constexpr int64_t kStrip = 4;  // vectors of a row that are summed at once
 
 // One strip of one token. The experts ascend, so that a routing group ends where an id passes its upper bound.
-template <class T>
-void combine_strip(ConstMat slots, const int32_t* expert, const int32_t* slot, int64_t chosen, int64_t per_group, int64_t column,
-                   int64_t columns, vf (&sum)[kStrip]) {
+template <class T, bool whole>
+inline void combine_strip(ConstMat slots, const int32_t* expert, const int32_t* slot, int64_t chosen, int64_t per_group, const T* addend,
+                          int64_t column, int64_t columns, T* out) {
+  const auto lanes = [&](int64_t j) { return whole ? int64_t{kLanes} : columns - j * kLanes; };  // none for what is not > 0
+  vf sum[kStrip] = {};
+  if (addend)
+    for (int64_t j = 0; j < kStrip; ++j)
+      if (lanes(j) > 0) sum[j] = load(addend + column + j * kLanes, lanes(j));
   vf of_group[kStrip] = {};
   int64_t bound = per_group;
   for (int64_t k = 0; k < chosen; ++k) {
@@ -36,9 +41,10 @@ void combine_strip(ConstMat slots, const int32_t* expert, const int32_t* slot, i
     }
     const T* p = slots.row<T>(slot[k]) + column;
     for (int64_t j = 0; j < kStrip; ++j)
-      if (j * kLanes < columns) of_group[j] += load(p + j * kLanes, columns - j * kLanes);
+      if (lanes(j) > 0) of_group[j] += load(p + j * kLanes, lanes(j));
   }
-  for (int64_t j = 0; j < kStrip; ++j) sum[j] += round_to<T>(of_group[j]);
+  for (int64_t j = 0; j < kStrip; ++j)
+    if (lanes(j) > 0) store(out + column + j * kLanes, sum[j] + round_to<T>(of_group[j]), lanes(j));
 }
 
 template <class T>
@@ -50,14 +56,10 @@ void combine_as(const Context& ctx, ConstMat slots, ConstMat ids, ConstMat token
       for (int64_t k = 0; k < chosen; ++k) check_index("slot", slot[k], slots.rows);
       const T* pa = addend ? addend.row<T>(t) : nullptr;
       T* py = y.row<T>(t);
-      for (int64_t i = 0; i < n; i += kStrip * kLanes) {
-        vf sum[kStrip] = {};
-        for (int64_t j = 0; j < kStrip; ++j)
-          if (pa && i + j * kLanes < n) sum[j] = load(pa + i + j * kLanes, n - i - j * kLanes);
-        combine_strip<T>(slots, expert, slot, chosen, per_group, i, n - i, sum);
-        for (int64_t j = 0; j < kStrip; ++j)
-          if (i + j * kLanes < n) store(py + i + j * kLanes, sum[j], n - i - j * kLanes);
-      }
+      int64_t i = 0;
+      for (; i + kStrip * kLanes <= n; i += kStrip * kLanes)
+        combine_strip<T, true>(slots, expert, slot, chosen, per_group, pa, i, n - i, py);
+      if (i < n) combine_strip<T, false>(slots, expert, slot, chosen, per_group, pa, i, n - i, py);
     }
   });
 }

@@ -135,7 +135,8 @@ inline V vmin(V a, V b) {
   return a < b ? a : b;
 }
 
-// p · 2^n for integral n in [-160, 160], in two steps so that the result may be subnormal, zero or infinite.
+// p · 2^n for integral n in [-160, 160], in two steps so that the result may be subnormal, zero or infinite. (AVX-512 has it in one, and
+// for every n, of which it takes the floor.)
 template <class V>
 inline V scale_by_power(V p, V n) {
 #if defined(__AVX512F__)
@@ -183,6 +184,27 @@ inline V vexp2(V x) {
   return scale_by_power(exp_reduced((x - n) * 0x1.62e43p-1f), n);
 }
 
+// 2^x for x <= 127 within 2.7e-6 of itself, for what is rounded to bf16 next: 2^floor(x) times the minimax polynomial of the rest.
+template <class V>
+inline V vexp2_short(V x) {
+  x = vmax(V{} - 151.0f, x);
+#if defined(__AVX512DQ__)
+  V rest;
+  if constexpr (sizeof(V) == 64) rest = bits_as<V>(_mm512_maskz_reduce_ps(0xffff, bits_as<__m512>(x), 9));  // x − floor(x)
+  else rest = x - nearest(x - 0.5f);
+#else
+  const V rest = x - nearest(x - 0.5f);  // 1 instead of 0 at some whole x
+#endif
+  V p = madd(rest, V{} + 0x1.bb7cd4p-7f, V{} + 0x1.aa13fp-5f);
+  p = madd(p, rest, V{} + 0x1.ee798ap-3f);
+  p = madd(p, rest, V{} + 0x1.62d166p-1f);
+  p = madd(p, rest, V{} + 0x1.00002cp+0f);
+#if defined(__AVX512DQ__)
+  if constexpr (sizeof(V) == 64) return scale_by_power(p, x);  // which takes the floor
+#endif
+  return scale_by_power(p, x - rest);
+}
+
 // Sum and maximum over the 16 lanes, halves folded together: one order everywhere.
 template <class V, class Fold>
 inline auto horizontal(V x, Fold fold) {
@@ -210,6 +232,14 @@ inline vf vsqrt(vf x) {
 #endif
 }
 
+// f(i, lanes) for i = 0, 16, 32 … < n, lanes = min(16, n - i). Whole vectors know that they are whole when they are compiled.
+template <class F>
+inline void for_vectors(int64_t n, F f) {
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) f(i, int64_t{kLanes});
+  if (i < n) f(i, n - i);
+}
+
 // Σ f(i, lanes) over i = 0, 16, 32 … < n, lanes = min(16, n - i): four interleaved sums, so that the additions overlap.
 template <class F>
 inline float sum_over(int64_t n, F f) {
@@ -217,7 +247,8 @@ inline float sum_over(int64_t n, F f) {
   int64_t i = 0;
   for (; i + int64_t{4} * kLanes <= n; i += int64_t{4} * kLanes)
     for (int64_t j = 0; j < 4; ++j) part[j] += f(i + j * kLanes, int64_t{kLanes});
-  for (; i < n; i += kLanes) part[0] += f(i, n - i < kLanes ? n - i : int64_t{kLanes});
+  for (; i + kLanes <= n; i += kLanes) part[0] += f(i, int64_t{kLanes});
+  if (i < n) part[0] += f(i, n - i);
   return horizontal_sum((part[0] + part[1]) + (part[2] + part[3]));
 }
 

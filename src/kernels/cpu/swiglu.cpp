@@ -17,10 +17,10 @@ void forward_as(const Context& ctx, ConstMat gu, ConstMat weight, Mat a) {
       const T *gate = gu.row<T>(s), *up = gate + n;
       T* out = a.row<T>(s);
       const float w = weight ? weight.row<float>(0)[s] : 1;
-      for (int64_t i = 0; i < n; i += kLanes) {
-        const vf g = load(gate + i, n - i);
-        store(out + i, g * sigmoid(g) * load(up + i, n - i) * w, n - i);
-      }
+      for_vectors(n, [&](int64_t i, int64_t lanes) {
+        const vf g = load(gate + i, lanes);
+        store(out + i, g * sigmoid(g) * load(up + i, lanes) * w, lanes);
+      });
     }
   });
 }
