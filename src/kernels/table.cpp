@@ -68,17 +68,23 @@ bool has_avx512() {
 }
 bool has_avx512bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vbmi"); }
 // Matrix registers are large, and Linux wants to be asked for them once a process.
-bool has_amx() {
+bool ask_for_amx() {
   unsigned a = 0, b = 0, c = 0, d = 0;
   constexpr unsigned kBf16 = 1u << 22, kTile = 1u << 24, kInt8 = 1u << 25, kAll = kBf16 | kTile | kInt8;
   if (!has_avx512bf16() || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & kAll) != kAll) return false;
   constexpr long kRequestPermission = 0x1023,
                  kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA (Documentation/arch/x86/xstate.rst)
-  static const bool granted = ::syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+  return ::syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+bool has_amx() {
+  static const bool granted = ask_for_amx();  // a virtual machine takes tens of microseconds to say what its processor is
   return granted;
 }
-// What matrix registers do; the rest is the table's before.
+// What matrix registers do; the rest is the table's before. On the machines that have them, the dot product of bf16 pairs takes two
+// instructions' time, and attention's backward half is faster with widened bf16.
 void fill_amx(Table& t) {
+  avx512::add_attention(t);
+  amx::add_attention(t);
   amx::add_linear(t);
   amx::add_scaled_linear(t);
   amx::add_packed_weights(t);

@@ -20,9 +20,10 @@ const kernels::Probe& fastest() { return kernels::probe(kernels::runnable().back
 // A thread's share of a buffer, read as `streams` runs.
 double read_rate(core::Team& team, const std::byte* data, std::int64_t bytes_a_thread, int streams, std::int64_t prefetch, double seconds) {
   static std::atomic<std::uint32_t> sink;
+  const kernels::Probe& probe = fastest();
   return best_rate(seconds, [&] {
     core::parallel_for(team, team.threads(), [&](std::int64_t t) {
-      sink.fetch_xor(fastest().read(data + t * bytes_a_thread, bytes_a_thread, streams, prefetch), std::memory_order_relaxed);
+      sink.fetch_xor(probe.read(data + t * bytes_a_thread, bytes_a_thread, streams, prefetch), std::memory_order_relaxed);
     });
     return static_cast<double>(bytes_a_thread) * team.threads();
   });
@@ -108,12 +109,13 @@ TrafficCeiling::TrafficCeiling(core::Team& team, const Traffic& traffic)
 double TrafficCeiling::rate(double seconds) {
   static std::atomic<std::uint32_t> sink;
   constexpr std::int64_t kPrefetch[] = {0, 512, 2048};
+  const kernels::Probe& probe = fastest();
   std::size_t turn = 0;
   return best_rate(seconds, [&] {
     const std::int64_t prefetch = kPrefetch[turn++ % std::size(kPrefetch)];
     core::parallel_for(team_, tasks_, [&](std::int64_t t) {
-      sink.fetch_xor(fastest().move(read_ + t * task_.read, task_.read, updated_ + t * task_.updated, task_.updated,
-                                    written_ + t * task_.written, task_.written, prefetch),
+      sink.fetch_xor(probe.move(read_ + t * task_.read, task_.read, updated_ + t * task_.updated, task_.updated,
+                                written_ + t * task_.written, task_.written, prefetch),
                      std::memory_order_relaxed);
     });
     return static_cast<double>(tasks_ * task_.moved());

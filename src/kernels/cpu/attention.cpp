@@ -4,10 +4,12 @@
 // Queries lie along the lanes: scores are S[key][query], so that maxima, sums and masks need no exchange between lanes, keys
 // are read as they stand, and a query never meets another. Blocks of keys begin at multiples of kKeys positions. A masked key
 // has the weight zero, which adds nothing to the sums; so a query's result does not depend on who shares its block. Few queries
-// would leave most lanes idle: attention_few.h has the same sums with keys along the lanes.
+// would leave most lanes idle: attention_few.h has the same sums with keys along the lanes. Matrix registers take scores and
+// values in squares (attention_squares.h), a single query's too.
 #include "kernels/cpu/attention.h"
 
 #include "kernels/cpu/attention_few.h"
+#include "kernels/cpu/attention_squares.h"
 #include "kernels/cpu/entries.h"
 
 namespace finback::kernels::FB_ISA {
@@ -21,6 +23,7 @@ struct Buffers {
   Element<T>* rows;        // queries or values as they stand, before they are packed
   Element<T>* keys;        // [kKeys][key units]
   Unit* values;            // [kKeys / per unit][value lanes]
+  Unit* value_columns;     // [value lanes][kKeys / per unit], where there are matrix registers
   Unit* queries[kGroups];  // [key units][kGroup]
   float* out[kGroups];     // [value lanes][kGroup], not yet divided by the sum
   float* scores;           // [kKeys][kGroup]
@@ -34,6 +37,7 @@ struct Buffers {
     rows = memory.take<Element<T>>(kKeys * kPerUnit<T> * (key.units() > value.units() ? key.units() : value.units()));
     keys = memory.take<Element<T>>(kKeys * kPerUnit<T> * key.units());
     values = memory.take<Unit>(kKeys / kPerUnit<T> * value.lanes());
+    value_columns = kSquares<T> ? memory.take<Unit>(kKeys / kPerUnit<T> * value.lanes()) : nullptr;
     for (Unit*& q : queries) q = memory.take<Unit>(key.units() * kGroup);
     for (float*& o : out) o = memory.take<float>(value.lanes() * kGroup);
     scores = memory.take<float>(kKeys * kGroup);
@@ -89,12 +93,38 @@ void weigh(float* scores, int64_t keys, int64_t lanes, int64_t diagonal, float s
   }
 }
 
+// Scores of a group of queries and `seen` keys.
+template <class T>
+void score(const Buffers<T>& b, int64_t g, int64_t seen, int64_t lanes, Extent<T> key) {
+  const Unit* keys = reinterpret_cast<const Unit*>(b.keys);
+  if constexpr (kSquares<T>)
+    square_product(round_up(seen, kSquare), lanes, key.units(), keys, key.units(), b.queries[g], kGroup, b.scores, kGroup, Start::zero);
+  else product<kPairs<T>>(seen, lanes, key.depth(), keys, key.units(), 1, b.queries[g], kGroup, b.scores, kGroup, Start::zero);
+}
+
+// out = [factor · out +] the values of `seen` keys times their weights.
+template <class T>
+void add_values(const Buffers<T>& b, int64_t g, int64_t seen, int64_t lanes, Extent<T> value, bool first) {
+  if constexpr (kSquares<T>) {
+    const int64_t units = seen / 2, whole = round_up(units, kSquare);
+    memset(b.weights + units * kGroup, 0, static_cast<size_t>((whole - units) * kGroup) * sizeof(Unit));
+    for (int64_t d = 0; d < value.lanes() && !first; ++d)
+      for (int64_t l = 0; l < lanes; l += kRegister)
+        store_r(b.out[g] + d * kGroup + l, load_r(b.out[g] + d * kGroup + l) * load_r(b.factor + l));
+    square_product(value.lanes(), lanes, whole, b.value_columns, kKeys / 2, b.weights, kGroup, b.out[g], kGroup,
+                   first ? Start::zero : Start::add);
+  } else {
+    product<kPairs<T>>(value.lanes(), lanes, seen / kPerUnit<T>, b.values, 1, value.lanes(), b.weights, kGroup, b.out[g], kGroup,
+                       first ? Start::zero : Start::scaled, b.factor);
+  }
+}
+
 template <class T>
 void forward_task(void* argument, int64_t task, int thread) {
   const Forward& f = *static_cast<const Forward*>(argument);
   const int64_t index = segment_of(f.first_task, static_cast<int64_t>(f.segments.size()), task);
   const Segment& s = f.segments[static_cast<size_t>(index)];
-  if (s.rows <= kFew) return forward_few<T>(f, s, task - f.first_task[index], f.scratch + thread * f.thread_bytes);
+  if (!kSquares<T> && s.rows <= kFew) return forward_few<T>(f, s, task - f.first_task[index], f.scratch + thread * f.thread_bytes);
   const int64_t blocks = (s.rows + f.block - 1) / f.block, number = task - f.first_task[index];
   const int64_t head = number / blocks, begin = (blocks - 1 - number % blocks) * f.block;  // the longest first
 
@@ -102,6 +132,7 @@ void forward_task(void* argument, int64_t task, int thread) {
   const int64_t key_row = key.units() * kPerUnit<T>;
   const int64_t kv_column = head * (f.shape.nope + f.shape.value);
   Carver memory{f.scratch + thread * f.thread_bytes};
+  [[maybe_unused]] const SquareRegisters<kSquares<T>> registers;
   Buffers<T> b;
   b.take(memory, key, value);
 
@@ -118,7 +149,7 @@ void forward_task(void* argument, int64_t task, int thread) {
 
   const float scale = static_cast<float>(f.shape.scale * kLog2E);
   for (int64_t key0 = 0; key0 < position + rows; key0 += kKeys) {
-    const int64_t keys = least(kKeys, position + rows - key0), padded = round_up(keys, 8);
+    const int64_t keys = least(kKeys, position + rows - key0), padded = round_up(keys, kSquares<T> ? 2 * kSquare : 8);
     pack_rows<T>(f.kv, s.kv_row + key0, keys, kv_column, f.shape.nope, b.keys, key_row);
     pack_rows<T>(f.k_pe, s.kv_row + key0, keys, 0, f.shape.rope, b.keys + f.shape.nope, key_row);
     pad(b.keys, keys, key.n, padded, key_row);
@@ -126,16 +157,15 @@ void forward_task(void* argument, int64_t task, int thread) {
     pack_rows<T>(f.kv, s.kv_row + key0, keys, kv_column + f.shape.nope, value.n, value_rows, value.lanes());
     pad(value_rows, keys, value.n, padded, value.lanes());
     if constexpr (kPairs<T>) pair_rows(padded, value.lanes(), value_rows, value.lanes(), b.values, value.lanes());
+    if constexpr (kSquares<T>) transpose(padded / 2, value.lanes(), b.values, value.lanes(), b.value_columns, kKeys / 2);
 
     for (int64_t g = 0; g < groups; ++g) {
       const int64_t group_position = position + g * kGroup, lanes = round_up(group_rows(g), kLanes);
       const int64_t seen = least(padded, round_up(group_position + group_rows(g) - key0, 8));
       if (seen <= 0) continue;
-      product<kPairs<T>>(seen, lanes, key.depth(), reinterpret_cast<const Unit*>(b.keys), key.units(), 1, b.queries[g], kGroup, b.scores,
-                         kGroup, Start::zero);
+      score(b, g, seen, lanes, key);
       weigh<T>(b.scores, seen, lanes, key0 - group_position, scale, b.top + g * kGroup, b.sum + g * kGroup, b.factor, b.weights);
-      product<kPairs<T>>(value.lanes(), lanes, seen / kPerUnit<T>, b.values, 1, value.lanes(), b.weights, kGroup, b.out[g], kGroup,
-                         key0 == 0 ? Start::zero : Start::scaled, b.factor);
+      add_values(b, g, seen, lanes, value, key0 == 0);
     }
   }
 
@@ -190,7 +220,9 @@ void attention_forward(const Context& ctx, ConstMat q, ConstMat kv, ConstMat k_p
 
 void add_attention(Table& table) {
   table.attention_forward = attention_forward;
+#if !defined(__AMX_BF16__)
   table.attention_backward = attention_backward;
+#endif
 }
 
 }  // namespace finback::kernels::FB_ISA
