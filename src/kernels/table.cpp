@@ -45,6 +45,7 @@ void fill_reference(Table& t) {
 #define FB_FILL(isa)            \
   [](Table& t) {                \
     isa::add_linear(t);         \
+    isa::add_quantize(t);       \
     isa::add_scaled_linear(t);  \
     isa::add_packed_weights(t); \
     isa::add_attention(t);      \

@@ -13,6 +13,7 @@ constexpr float power_of_two(int n) { return std::bit_cast<float>(static_cast<st
 
 template <int Exponent, int Fraction>
 struct SmallFloat {
+  static constexpr int kFraction = Fraction;
   static constexpr int kLeastExponent = 2 - (1 << (Exponent - 1));  // of normal numbers; subnormals share it
   static constexpr std::uint32_t kSign = 1u << (Exponent + Fraction);
 

@@ -132,6 +132,186 @@ TEST(Quantize, WhatIsNotFiniteIsReportedAndStaysWhereItIs) {
   }
 }
 
+// ---- the fast tables against the twin, bit for bit: numbers, and how many tiles held none
+
+// Every 128 columns of a row are of another kind.
+Fenced odd_matrix(DType dtype, std::int64_t rows, std::int64_t cols, std::int64_t gap) {
+  const core::Rng rng(7, core::Stream::test);
+  Fenced x(dtype, rows, cols, gap);
+  for (std::int64_t r = 0; r < rows; ++r)
+    for (std::int64_t c = 0; c < cols; ++c) {
+      const auto at = static_cast<std::uint64_t>(r * cols + c);
+      const double normal = rng.normal(2 * at);
+      const std::uint64_t dice = rng.below(2 * at + 1, 128);
+      double value = normal;
+      switch ((r + c / kTile) % 12) {
+        case 0:  // plain
+          break;
+        case 1:
+          value = dice % 2 ? 0.0 : -0.0;
+          break;
+        case 2:  // one huge value, the others vanish or become subnormal codes
+          value = c % kTile == 3 ? 1e30 : normal * std::ldexp(1, static_cast<int>(dice)) * 1e-2;
+          break;
+        case 3:
+          value = dice == 0 ? NAN : normal;
+          break;
+        case 4:
+          value = dice < 2 ? (dice ? INFINITY : -INFINITY) : normal;
+          break;
+        case 5:  // nothing finite
+          value = dice % 2 ? NAN : -INFINITY;
+          break;
+        case 6:  // subnormal floats
+          value = normal * 0x1p-140;
+          break;
+        case 7:  // just above and below the least scale
+          value = normal * 0x1p-119;
+          break;
+        case 8:  // multiples of a sixteenth under a scale of 1: every second is a tie
+          value = c % kTile == 0 ? 448 : std::round(normal * 32) / 16;
+          break;
+        case 9:  // the same with subnormal codes
+          value = c % kTile == 0 ? 448 : std::round(normal * 8) * 0x1p-10;
+          break;
+        case 10:  // all exponents of a format
+          value = normal * std::ldexp(1, static_cast<int>(dice % 40) - 20);
+          break;
+        default:  // the largest floats
+          value = std::copysign(dice % 4 ? 0x1.fep127 : 0x1p120, normal);
+      }
+      put(x, r, c, value);
+    }
+  return x;
+}
+
+struct Shape {
+  std::int64_t rows, cols, gap;
+};
+// Tiles and strips that are whole, that lack some, that are alone; with gaps and without.
+constexpr Shape kShapes[] = {{1, 1, 0},   {3, 5, 1},     {7, 127, 0},   {12, 128, 0},
+                             {5, 129, 3}, {13, 1536, 0}, {12, 1536, 8}, {4, 2048 + 128 + 70, 2}};
+
+template <class Body>
+void for_each_table_and_type(Body body) {
+  for (const std::string_view isa : fast_tables())
+    for (const DType dtype : {DType::bf16, DType::f32})
+      for (const Quantization& q : kAll) {
+        SCOPED_TRACE(
+            fmt::format("{} {} to {}{}", isa, core::name_of(dtype), core::name_of(q.format), q.power_of_two ? ", powers of two" : ""));
+        Machine plain("reference", 1), one(isa, 1), two(isa, 2);
+        body(plain.context(), one.context(), two.context(), dtype, q);
+      }
+}
+
+TEST(Quantize, RowsAreTheTwinsBits) {
+  for_each_table_and_type([](const Context& plain, const Context& one, const Context& two, DType dtype, const Quantization& q) {
+    for (const Shape& s : kShapes) {
+      SCOPED_TRACE(fmt::format("{} x {} gap {}", s.rows, s.cols, s.gap));
+      const Fenced x = odd_matrix(dtype, s.rows, s.cols, s.gap);
+      std::int64_t bad, bad_one, bad_two;
+      const FencedScaled want = quantized_rows(plain, x, q, &bad, s.gap), got = quantized_rows(one, x, q, &bad_one, s.gap),
+                         got_two = quantized_rows(two, x, q, &bad_two, s.gap);
+      EXPECT_TRUE(same_bits(got, want));
+      EXPECT_TRUE(same_bits(got_two, want));
+      EXPECT_EQ(bad_one, bad);
+      EXPECT_EQ(bad_two, bad);
+      EXPECT_TRUE(got.fences_stand());
+    }
+  });
+}
+
+TEST(Quantize, ColumnsAreTheTwinsBits) {
+  const std::vector<std::vector<std::int64_t>> groups = {{0, 1}, {3, 0, 9}, {128, 129, 0, 43}};
+  for_each_table_and_type([&](const Context& plain, const Context& one, const Context& two, DType dtype, const Quantization& q) {
+    for (const auto& rows : groups)
+      for (const std::int64_t cols : {1, 63, 64, 70, 256, 400}) {
+        SCOPED_TRACE(fmt::format("rows {} cols {}", fmt::join(rows, ","), cols));
+        const std::vector<std::int64_t> offsets = offsets_of(rows);
+        const std::int64_t gap = cols % 3;
+        const Fenced x = odd_matrix(dtype, offsets.back(), cols, gap);
+        std::int64_t bad, bad_one, bad_two;
+        const FencedScaled want = quantized_columns(plain, {x, {}}, offsets, q, &bad, gap),
+                           got = quantized_columns(one, {x, {}}, offsets, q, &bad_one, gap),
+                           got_two = quantized_columns(two, {x, {}}, offsets, q, &bad_two, gap);
+        EXPECT_TRUE(same_bits(got, want));
+        EXPECT_TRUE(same_bits(got_two, want));
+        EXPECT_EQ(bad_one, bad);
+        EXPECT_EQ(bad_two, bad);
+        EXPECT_TRUE(got.fences_stand());
+        const FencedScaled tiled = quantized_rows(plain, x, {.format = dtype == DType::f32 ? DType::e4m3 : DType::e5m2});
+        const FencedScaled again = quantized_columns(plain, tiled, offsets, q, &bad),
+                           got_again = quantized_columns(two, tiled, offsets, q, &bad_two);
+        EXPECT_TRUE(same_bits(got_again, again));
+        EXPECT_EQ(bad_two, bad);
+      }
+  });
+}
+
+TEST(Quantize, BlocksAreTheTwinsBits) {
+  struct Blocks {
+    std::int64_t groups, rows, cols;
+    std::vector<std::int64_t> parts;
+  };
+  const Blocks cases[] = {{1, 1, 1, {}}, {2, 130, 700, {}}, {1, 200, 129, {70, 130}}, {3, 12, 1540, {5, 0, 7}}};
+  for_each_table_and_type([&](const Context& plain, const Context& one, const Context& two, DType dtype, const Quantization& q) {
+    for (const Blocks& b : cases) {
+      SCOPED_TRACE(fmt::format("{} groups of {} x {}", b.groups, b.rows, b.cols));
+      const Fenced w = odd_matrix(dtype, b.groups * b.rows, b.cols, 0);
+      std::int64_t bad, bad_one, bad_two;
+      const FencedScaled want = quantized_blocks(plain, w, b.groups, b.parts, q, &bad),
+                         got = quantized_blocks(one, w, b.groups, b.parts, q, &bad_one),
+                         got_two = quantized_blocks(two, w, b.groups, b.parts, q, &bad_two);
+      EXPECT_TRUE(same_bits(got, want));
+      EXPECT_TRUE(same_bits(got_two, want));
+      EXPECT_EQ(bad_one, bad);
+      EXPECT_EQ(bad_two, bad);
+      EXPECT_TRUE(got.fences_stand());
+    }
+  });
+}
+
+// Every code, and NaN, under odd scales. f32 bit by bit, but for the payload of a NaN; bf16 likewise where it is not subnormal, which
+// the hardware's rounding takes for 0.
+TEST(Quantize, ElementsAreTheTwins) {
+  for (const std::string_view isa : fast_tables())
+    for (const DType format : {DType::e4m3, DType::e5m2})
+      for (const DType dtype : {DType::bf16, DType::f32}) {
+        SCOPED_TRACE(fmt::format("{} {} to {}", isa, core::name_of(format), core::name_of(dtype)));
+        Machine plain("reference", 1), fast(isa, 2);
+        for (const std::int64_t cols : {300, 512, 1}) {
+          FencedScaled codes(format, 140, cols, 140, tiles_of(cols), 1);
+          for (std::int64_t r = 0; r < 140; ++r) {
+            for (std::int64_t c = 0; c < cols; ++c) codes.codes.mat().row<std::uint8_t>(r)[c] = static_cast<std::uint8_t>(r + c);
+            for (std::int64_t t = 0; t < tiles_of(cols); ++t) put(codes.scales, r, t, std::ldexp(1.1, static_cast<int>(r) - 100));
+          }
+          const auto expect = [&](const Fenced& got, const Fenced& want) {
+            for (std::int64_t r = 0; r < 140; ++r)
+              for (std::int64_t c = 0; c < cols; ++c) {
+                const double g = get(got, r, c), w = get(want, r, c);
+                ASSERT_TRUE(g == w || (std::isnan(g) && std::isnan(w))) << r << ", " << c << ": " << g << " for " << w;
+              }
+            EXPECT_TRUE(got.fences_stand());
+          };
+          Fenced got(dtype, 140, cols, 2), want = got;
+          fast.kernels().dequantize_rows(fast.context(), codes, got);
+          plain.kernels().dequantize_rows(plain.context(), codes, want);
+          expect(got, want);
+          const std::vector<std::int64_t> parts = {20, 50};
+          FencedScaled blocks(format, 140, cols, 4, tiles_of(cols), 0);
+          for (std::int64_t r = 0; r < 140; ++r)
+            for (std::int64_t c = 0; c < cols; ++c) blocks.codes.mat().row<std::uint8_t>(r)[c] = static_cast<std::uint8_t>(r + c);
+          for (std::int64_t r = 0; r < 4; ++r)
+            for (std::int64_t t = 0; t < tiles_of(cols); ++t) put(blocks.scales, r, t, static_cast<double>(r + 1) * 0.3);
+          const WeightView view{blocks.codes.mat().data, format, 2, 70, cols, blocks.scales, parts};
+          Fenced got_blocks(dtype, 140, cols, 2), want_blocks = got_blocks;
+          fast.kernels().dequantize_blocks(fast.context(), view, got_blocks);
+          plain.kernels().dequantize_blocks(plain.context(), view, want_blocks);
+          expect(got_blocks, want_blocks);
+        }
+      }
+}
+
 TEST(Quantize, E5M6KeepsSixBitsUnderPowersOfTwo) {
   Machine machine("reference", 1);
   const Context& ctx = machine.context();

@@ -1,0 +1,312 @@
+// Tiles with scales and their codes, as in kernels/reference/quantize.cpp, which these equal bit for bit. Everything is read twice,
+// for the largest magnitude and for the codes, in strips that the caches hold in between.
+#include "kernels/cpu/encode.h"
+#include "kernels/cpu/entries.h"
+#include "kernels/cpu/rows.h"
+#include "kernels/cpu/scales.h"
+#include "kernels/kernels.h"
+
+namespace finback::kernels::FB_ISA {
+namespace {
+
+inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+// n elements and the place of their codes, a strip ahead of their use: while a strip is coded nothing is read from memory, so the
+// machine itself does not look ahead.
+template <class T>
+inline void prefetch(const T* x, const uint8_t* codes, int64_t n) {
+  constexpr int64_t kLine = 64;
+  for (int64_t i = 0; i < n; i += kLine / static_cast<int64_t>(sizeof(T))) __builtin_prefetch(x + i);
+  for (int64_t i = 0; i < n; i += kLine) __builtin_prefetch(codes + i, /*write=*/1);
+}
+
+// Codes of n <= 128 elements of a row under one inverse.
+template <class Format, class T>
+inline void code_run(const T* x, int64_t n, vf inverse, bool finite, uint8_t* codes) {
+#if defined(__AVX512BW__)
+  if (finite && n == kTile) {
+    store_codes_of_64<Format>(x, inverse, codes);
+    store_codes_of_64<Format>(x + 64, inverse, codes + 64);
+    return;
+  }
+#endif
+  for (int64_t i = 0; i < n; i += kLanes) store_bytes(codes + i, codes_of<Format>(load(x + i, n - i), inverse, finite), n - i);
+}
+
+// A strip of at most 16 tiles side by side, all rows of x high. Returns how many hold NaN or infinity.
+template <class Format, class T>
+inline int64_t code_strip(ConstMat x, bool power_of_two, Mat codes, float* scales) {
+  const int64_t tiles = tiles_of(x.cols);
+  const auto width = [&](int64_t tile) { return smaller(kTile, x.cols - tile * kTile); };
+  uint32_t amax[kLanes] = {};
+  bool finite[kLanes];
+  int64_t bad = 0;
+  for (int64_t t = 0; t < tiles; ++t) {
+    Largest<T> largest;
+    for (int64_t r = 0; r < x.rows; ++r) largest.add(x.row<T>(r) + t * kTile, width(t));
+    amax[t] = largest.bits();
+    finite[t] = amax[t] < kInfinity;
+    if (finite[t]) continue;
+    Largest<T> without;
+    for (int64_t r = 0; r < x.rows; ++r) without.add_finite(x.row<T>(r) + t * kTile, width(t));
+    amax[t] = without.bits();
+    ++bad;
+  }
+  const Scales s = scales_of(load(reinterpret_cast<const float*>(amax)), Format::kLargest, power_of_two);
+  float inverse[kLanes];
+  store(inverse, s.inverse);
+  store(scales, s.scale, tiles);
+  for (int64_t r = 0; r < x.rows; ++r)
+    for (int64_t t = 0; t < tiles; ++t) {
+      prefetch(x.row<T>(r) + (t + tiles) * kTile, codes.row<uint8_t>(r) + (t + tiles) * kTile, kTile);
+      code_run<Format>(x.row<T>(r) + t * kTile, width(t), splat(inverse[t]), finite[t], codes.row<uint8_t>(r) + t * kTile);
+    }
+  return bad;
+}
+
+// Strips of `tiles` tiles of a row tile.
+template <class Format, class T>
+int64_t code_rows(ConstMat x, int64_t tiles, bool power_of_two, Mat codes, float* scales) {
+  int64_t bad = 0;
+  for (int64_t k = 0; k < x.cols; k += tiles * kTile) {
+    const int64_t n = smaller(tiles * kTile, x.cols - k);
+    bad += code_strip<Format, T>(x.columns(k, n), power_of_two, codes.columns(k, n), scales + k / kTile);
+  }
+  return bad;
+}
+
+// What the tasks of a call count together. Whole numbers: their order does not show.
+class Count {
+ public:
+  void add(int64_t n) {
+    if (n) __atomic_fetch_add(&total_, n, __ATOMIC_RELAXED);
+  }
+  int64_t total() const { return total_; }
+
+ private:
+  int64_t total_ = 0;
+};
+
+template <class Format, class T>
+int64_t rows_as(const Context& ctx, ConstMat x, bool power_of_two, const ScaledBuffer& y) {
+  Count bad;
+  if (x.cols % kTile == 0 && x.contiguous() && y.codes.contiguous() && y.scales.contiguous()) {  // one long row of tiles
+    for_ranges(ctx.team, {x.size() / kTile, kTaskElements / kTile}, [&](Range tiles, int) {
+      const int64_t begin = tiles.begin * kTile, n = tiles.end * kTile - begin;
+      bad.add(code_rows<Format, T>({x.row<T>(0) + begin, x.dtype, 1, n, n}, kLanes, power_of_two,
+                                   {y.codes.row<uint8_t>(0) + begin, y.codes.dtype, 1, n, n}, y.scales.row<float>(0) + tiles.begin));
+    });
+  } else {
+    for_ranges(ctx.team, split_rows(x.rows, x.cols), [&](Range rows, int) {
+      for (int64_t r = rows.begin; r < rows.end; ++r)
+        bad.add(code_rows<Format, T>(x.row_range(r, 1), kLanes, power_of_two, y.codes.row_range(r, 1), y.scales.row<float>(r)));
+    });
+  }
+  return bad.total();
+}
+
+int64_t quantize_rows(const Context& ctx, ConstMat x, const Quantization& q, const ScaledBuffer& y) {
+  if (x.dtype != DType::bf16 && x.dtype != DType::f32) return reference().quantize_rows(ctx, x, q, y);
+  const bool e4 = q.format == DType::e4m3, half = x.dtype == DType::bf16;
+  const auto run = e4 ? half ? rows_as<e4m3, uint16_t> : rows_as<e4m3, float> : half ? rows_as<e5m2, uint16_t> : rows_as<e5m2, float>;
+  return run(ctx, x, q.power_of_two, y);
+}
+
+// ---- 128×128 blocks
+
+template <class Format, class T>
+int64_t blocks_as(const Context& ctx, ConstMat w, int64_t groups, std::span<const int64_t> parts, bool power_of_two,
+                  const ScaledBuffer& y) {
+  constexpr int64_t kStrip = 4;  // blocks side by side: some 256 KiB of f32
+  const int64_t rows = w.rows / groups, strips = (tiles_of(w.cols) + kStrip - 1) / kStrip;
+  Count bad;
+  int64_t first_tile = 0, first_row = 0;
+  const auto part = [&](int64_t part_rows) {
+    const int64_t tiles = tiles_of(part_rows);
+    for_ranges(ctx.team, {tiles * strips, 1}, [&](Range task, int) {
+      const int64_t tile = task.begin / strips, row = tile * kTile, k = task.begin % strips * kStrip * kTile;
+      const int64_t high = smaller(kTile, part_rows - row), n = smaller(kStrip * kTile, w.cols - k);
+      bad.add(code_strip<Format, T>(w.row_range(first_row + row, high).columns(k, n), power_of_two,
+                                    y.codes.row_range(first_row + row, high).columns(k, n),
+                                    y.scales.row<float>(first_tile + tile) + k / kTile));
+    });
+    first_tile += tiles;
+    first_row += part_rows;
+  };
+  for (int64_t g = 0; g < groups; ++g) {
+    if (parts.empty()) part(rows);
+    for (size_t i = 0; i < parts.size(); ++i) part(parts.data()[i]);
+  }
+  return bad.total();
+}
+
+int64_t quantize_blocks(const Context& ctx, ConstMat w, int64_t groups, std::span<const int64_t> parts, const Quantization& q,
+                        const ScaledBuffer& y) {
+  if (w.dtype != DType::bf16 && w.dtype != DType::f32) return reference().quantize_blocks(ctx, w, groups, parts, q, y);
+  const bool e4 = q.format == DType::e4m3, half = w.dtype == DType::bf16;
+  const auto run = e4     ? half ? blocks_as<e4m3, uint16_t> : blocks_as<e4m3, float>
+                       : half ? blocks_as<e5m2, uint16_t>
+                          : blocks_as<e5m2, float>;
+  return run(ctx, w, groups, parts, q.power_of_two, y);
+}
+
+// ---- 128×1 tiles
+
+constexpr int64_t kColumns = 256;  // of a strip: with 128 rows 64 KiB of bf16
+constexpr int64_t kVectors = kColumns / kLanes;
+
+// Where the elements of a strip come from: a plain matrix …
+template <class T>
+struct Plain {
+  ConstMat x;
+  const T* place(int64_t row, int64_t column) const { return x.row<T>(row) + column; }
+  vf at(int64_t row, int64_t column, int64_t n) const { return load(x.row<T>(row) + column, n); }
+};
+// … or one with 1×128 tiles.
+template <class Format>
+struct Tiled {
+  ScaledMat x;
+  const uint8_t* place(int64_t row, int64_t column) const { return x.codes.row<uint8_t>(row) + column; }
+  vf at(int64_t row, int64_t column, int64_t n) const {
+    return numbers_of<Format>(load_bytes(x.codes.row<uint8_t>(row) + column, n)) * x.scales.row<float>(row)[column / kTile];
+  }
+};
+
+// A strip of at most 256 columns and 128 rows, which are one tile each. Returns how many hold NaN or infinity.
+template <class Format, class Source>
+int64_t code_columns(const Source& source, Range rows, Range columns, bool power_of_two, Mat codes, float* scales) {
+  const int64_t vectors = (columns.end - columns.begin + kLanes - 1) / kLanes;
+  const auto lanes = [&](int64_t v) { return columns.end - columns.begin - v * kLanes; };
+  const auto element = [&](int64_t r, int64_t v) { return source.at(r, columns.begin + v * kLanes, lanes(v)); };
+  vu amax[kVectors] = {};
+  for (int64_t r = rows.begin; r < rows.end; ++r)
+    for (int64_t v = 0; v < vectors; ++v) amax[v] = larger(amax[v], magnitude_bits(element(r, v)));
+  int64_t bad = 0;
+  [[maybe_unused]] bool all_finite = true;  // wide vectors alone ask
+  bool finite[kVectors];
+  vf inverse[kVectors];
+  for (int64_t v = 0; v < vectors; ++v) {
+    int64_t here = 0;
+    for (int i = 0; i < kLanes; ++i) here += amax[v][i] >= kInfinity;
+    finite[v] = here == 0;
+    if (here) {
+      amax[v] = vu{};
+      for (int64_t r = rows.begin; r < rows.end; ++r) {
+        const vu m = magnitude_bits(element(r, v));
+        amax[v] = larger(amax[v], m < kInfinity ? m : vu{});
+      }
+      all_finite = false;
+      bad += here;
+    }
+    const Scales s = scales_of(bits_as<vf>(amax[v]), Format::kLargest, power_of_two);
+    inverse[v] = s.inverse;
+    store(scales + v * kLanes, s.scale, lanes(v));
+  }
+  for (int64_t r = rows.begin; r < rows.end; ++r) {
+    uint8_t* code = codes.row<uint8_t>(r) + columns.begin;
+    prefetch(source.place(r, columns.end), code + kColumns, kColumns);
+    int64_t v = 0;
+#if defined(__AVX512BW__)
+    for (; all_finite && (v + 4) * kLanes <= columns.end - columns.begin; v += 4) {
+      store_codes_of_64<Format>(element(r, v), element(r, v + 1), element(r, v + 2), element(r, v + 3), inverse[v], inverse[v + 1],
+                                inverse[v + 2], inverse[v + 3], code + v * kLanes);
+    }
+#endif
+    for (; v < vectors; ++v) store_bytes(code + v * kLanes, codes_of<Format>(element(r, v), inverse[v], finite[v]), lanes(v));
+  }
+  return bad;
+}
+
+template <class Format, class Source>
+int64_t columns_as(const Context& ctx, const Source& source, int64_t columns, Offsets offsets, bool power_of_two, const ScaledBuffer& y) {
+  const int64_t strips = (columns + kColumns - 1) / kColumns, *o = offsets.data();
+  Count bad;
+  int64_t first_tile = 0;
+  for (size_t g = 0; g + 1 < offsets.size(); ++g) {
+    const int64_t begin = o[g], rows = o[g + 1] - begin;
+    for_ranges(ctx.team, {tiles_of(rows) * strips, 1}, [&](Range task, int) {
+      const int64_t tile = task.begin / strips, row = begin + tile * kTile, column = task.begin % strips * kColumns;
+      bad.add(code_columns<Format>(source, {row, smaller(row + kTile, begin + rows)}, {column, smaller(column + kColumns, columns)},
+                                   power_of_two, y.codes, y.scales.row<float>(first_tile + tile) + column));
+    });
+    first_tile += tiles_of(rows);
+  }
+  return bad.total();
+}
+
+template <class Format>
+int64_t columns_from(const Context& ctx, const ScaledMat& x, Offsets offsets, bool power_of_two, const ScaledBuffer& y) {
+  const int64_t columns = x.codes.cols;
+  switch (x.codes.dtype) {
+    case DType::bf16:
+      return columns_as<Format>(ctx, Plain<uint16_t>{x.codes}, columns, offsets, power_of_two, y);
+    case DType::e4m3:
+      return columns_as<Format>(ctx, Tiled<e4m3>{x}, columns, offsets, power_of_two, y);
+    case DType::e5m2:
+      return columns_as<Format>(ctx, Tiled<e5m2>{x}, columns, offsets, power_of_two, y);
+    default:
+      return columns_as<Format>(ctx, Plain<float>{x.codes}, columns, offsets, power_of_two, y);
+  }
+}
+
+int64_t quantize_columns(const Context& ctx, const ScaledMat& x, Offsets offsets, const Quantization& q, const ScaledBuffer& y) {
+  return (q.format == DType::e4m3 ? columns_from<e4m3> : columns_from<e5m2>)(ctx, x, offsets, q.power_of_two, y);
+}
+
+// ---- and back
+
+// Elements of codes of a row whose scales are those of its runs of 128.
+template <class Format, class T>
+inline void decode_row(const uint8_t* codes, const float* scales, Range columns, T* y) {
+  for (int64_t i = columns.begin; i < columns.end; i += kLanes)
+    store(y + i, numbers_of<Format>(load_bytes(codes + i, columns.end - i)) * scales[i / kTile], columns.end - i);
+}
+
+template <class Format, class T>
+void decode_rows_as(const Context& ctx, const ScaledMat& x, Mat y) {
+  for_ranges(ctx.team, split_rows(y.rows, y.cols), [&](Range rows, int) {
+    for (int64_t r = rows.begin; r < rows.end; ++r)
+      decode_row<Format>(x.codes.row<uint8_t>(r), x.scales.row<float>(r), {0, y.cols}, y.row<T>(r));
+  });
+}
+
+void dequantize_rows(const Context& ctx, const ScaledMat& x, Mat y) {
+  if (y.dtype != DType::bf16 && y.dtype != DType::f32) return reference().dequantize_rows(ctx, x, y);
+  const bool e4 = x.codes.dtype == DType::e4m3, half = y.dtype == DType::bf16;
+  const auto run = e4     ? half ? decode_rows_as<e4m3, uint16_t> : decode_rows_as<e4m3, float>
+                       : half ? decode_rows_as<e5m2, uint16_t>
+                          : decode_rows_as<e5m2, float>;
+  run(ctx, x, y);
+}
+
+template <class Format, class T>
+void decode_blocks_as(const Context& ctx, const WeightView& w, Mat y) {
+  const int64_t tiles = row_tiles(w.rows, w.parts);
+  for_ranges(ctx.team, split_rows(y.rows, y.cols), [&](Range rows, int) {
+    for (int64_t r = rows.begin; r < rows.end; ++r) {
+      const int64_t tile = r / w.rows * tiles + row_tile_of(r % w.rows, w.parts);
+      decode_row<Format>(static_cast<const uint8_t*>(w.data) + r * w.cols, w.scales.row<float>(tile), {0, y.cols}, y.row<T>(r));
+    }
+  });
+}
+
+void dequantize_blocks(const Context& ctx, const WeightView& w, Mat y) {
+  if (y.dtype != DType::bf16 && y.dtype != DType::f32) return reference().dequantize_blocks(ctx, w, y);
+  const bool e4 = w.dtype == DType::e4m3, half = y.dtype == DType::bf16;
+  const auto run = e4     ? half ? decode_blocks_as<e4m3, uint16_t> : decode_blocks_as<e4m3, float>
+                       : half ? decode_blocks_as<e5m2, uint16_t>
+                          : decode_blocks_as<e5m2, float>;
+  run(ctx, w, y);
+}
+
+}  // namespace
+
+void add_quantize(Table& table) {
+  table.quantize_rows = quantize_rows;
+  table.quantize_columns = quantize_columns;
+  table.quantize_blocks = quantize_blocks;
+  table.dequantize_rows = dequantize_rows;
+  table.dequantize_blocks = dequantize_blocks;
+}
+
+}  // namespace finback::kernels::FB_ISA
