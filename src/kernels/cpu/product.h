@@ -23,6 +23,7 @@ using finback::kernels::DType;
 constexpr int64_t kSliceUnits = kMatrices ? 512 : 256;
 constexpr int64_t kMaxTaskPanels = (kMatrices ? 1024 : 4096) / kPanel;  // bounds the carried sums of a task
 constexpr int64_t kMinTaskPanels = 256 / kPanel;                        // where there are enough: a block's rows are packed once a task
+constexpr int64_t kTasksAThread = kMatrices ? 4 : 16;                   // at least, where there is enough to do: uneven groups, a busy core
 constexpr int64_t kTaskWork = int64_t{8} << 20;                         // multiply-adds of units, some tens of microseconds
 constexpr int64_t kPackedUnits = (int64_t{48} << 20) / 4;               // of the 64 MiB that kernels may take
 constexpr int64_t kPackingRows = 8;                                     // packing a panel costs about as much as so many rows of product
@@ -432,7 +433,7 @@ void multiply_as(const Context& ctx, const Product& p) {
       const int64_t count = part.panel_end - part.panel_begin;
       constexpr int64_t kFaster = kMatrices ? 8 : 1;
       const int64_t wanted = max(kFaster * kTaskWork / max(1, rows * part.units * kPanel), kFaster * kMinTaskPanels);
-      const int64_t most = max(1, min(min(wanted, block_panels / (16 * threads)), kMaxTaskPanels));
+      const int64_t most = max(1, min(min(wanted, block_panels / (kTasksAThread * threads)), kMaxTaskPanels));
       const int64_t ranges = ceil_div(count, most);
       part.panels_per_task = ceil_div(count, ranges);
       part.first_task = tasks;
