@@ -3,12 +3,29 @@
 #include "core/error.h"
 #include "core/log.h"
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <csignal>
 #include <new>
+
+namespace {
+
+// Opens what the caller closed of standard input, output and error as nothing; else the next file opened, such as a model being
+// written, would take the number and with it what is printed.
+void open_standard_streams() {
+  int fd;
+  do fd = ::open("/dev/null", O_RDWR);
+  while (fd >= 0 && fd <= 2);
+  if (fd > 2) ::close(fd);
+}
+
+}  // namespace
 
 int main(int argc, char** argv) {
   using finback::core::Error;
   using finback::core::Exit;
+  open_standard_streams();
   std::signal(SIGPIPE, SIG_IGN);  // a closed pipe is a write error like any other
   CLI::App app{"finback trains, evaluates and serves language models of the DeepSeek-V3 class."};
   app.set_version_flag("--version", "finback " FINBACK_VERSION);

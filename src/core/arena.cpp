@@ -24,7 +24,7 @@ Arena::Arena(std::string name, std::int64_t bytes) : name_(std::move(name)), cap
   mapped_ = round_up(capacity_, kHugePage) + kHugePage;
   void* p = mmap(nullptr, static_cast<std::size_t>(mapped_), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (p == MAP_FAILED)
-    throw Error(Exit::io, fmt::format("cannot reserve {} MiB of memory", capacity_ >> 20), fmt::format("arena '{}'", name_),
+    throw Error(Exit::failed, fmt::format("cannot reserve {} KiB of memory", capacity_ >> 10), fmt::format("arena '{}'", name_),
                 "use a smaller model, micro_batch or seq_len");
   auto address = reinterpret_cast<std::uintptr_t>(p);
   auto aligned = (address + kHugePage - 1) / kHugePage * kHugePage;

@@ -132,6 +132,8 @@ void print(std::string& out, const json::value& value, int indent) {
     const std::string digits = fmt::format("{}", value.get_double());
     out += digits;
     if (digits.find_first_of(".e") == std::string::npos) out += ".0";
+  } else if (value.is_double() && std::isnan(value.get_double())) {
+    out += "null";  // JSON has no NaN
   } else {
     out += json::serialize(value);
   }

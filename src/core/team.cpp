@@ -38,6 +38,14 @@ struct Team::State {
   std::int64_t tasks = 0;
   bool stop = false;
   std::vector<std::thread> workers;
+
+  // Here and not in ~Team, for the case that a thread cannot be had when others run already.
+  ~State() {
+    stop = true;
+    generation.fetch_add(1, std::memory_order_release);
+    generation.notify_all();
+    for (auto& t : workers) t.join();
+  }
 };
 
 Team::Team(int threads, bool pin) : threads_(threads), state_(std::make_unique<State>()) {
@@ -53,12 +61,7 @@ Team::Team(int threads, bool pin) : threads_(threads), state_(std::make_unique<S
   }
 }
 
-Team::~Team() {
-  state_->stop = true;
-  state_->generation.fetch_add(1, std::memory_order_release);
-  state_->generation.notify_all();
-  for (auto& t : state_->workers) t.join();
-}
+Team::~Team() = default;
 
 void Team::work(int thread) {
   State& s = *state_;

@@ -40,11 +40,12 @@ class Faults {
       if (k == kind) return names;
     return kinds_.emplace_back(kind, std::vector<std::string>()).second;
   }
-  void throw_if_any(const std::string& where) const {
+  bool none() const { return kinds_.empty(); }
+  void throw_if_any(const std::string& where, Exit exit = Exit::bad_input, std::string_view remedy = kRemedy) const {
     std::string text;
     for (const auto& [kind, names] : kinds_)
       if (!names.empty()) text += fmt::format("{}{} ({}): {}", text.empty() ? "" : "; ", kind, names.size(), list_some(names));
-    if (!text.empty()) throw Error(Exit::bad_input, text, where, kRemedy);
+    if (!text.empty()) throw Error(exit, text, where, remedy);
   }
 
  private:
@@ -71,6 +72,17 @@ std::string path_in_folder(const std::string& folder, const std::string& name, c
     throw Error(Exit::bad_input, fmt::format("shard '{}' is a link that leads to {}, outside the folder", name, file.string()), where,
                 "put the file itself into the folder");
   return folder + "/" + name;
+}
+
+// Which fields of config.json may be wrong, when every weight is there and only sizes (the file's, the weights') differ.
+std::string fields_to_correct(const std::string& folder, const std::set<std::pair<std::int64_t, std::int64_t>>& sizes) {
+  std::vector<std::string> fields;
+  for (const auto& [key, value] : model::to_json(model::read_config(folder)))
+    for (const auto& [written, found] : sizes)
+      if (value.is_int64() && value.get_int64() == written)
+        fields.push_back(fmt::format("{} is {}, the weights have {}", std::string_view(key), written, found));
+  return fields.empty() ? "use the config.json of these weights"
+                        : fmt::format("correct config.json ({}), or use that of these weights", fmt::join(fields, "; "));
 }
 
 bool is_weight_dtype(DType d) { return d == DType::f32 || d == DType::bf16 || d == DType::f16; }
@@ -138,7 +150,10 @@ ModelFolder::Tensor ModelFolder::find(std::string_view name) const {
 }
 
 void ModelFolder::check(const model::ParameterList& list) const {
+  constexpr const char* kMisshapen = "tensors of another shape than config.json says";
   Faults faults;
+  std::vector<std::string> misshapen;
+  std::set<std::pair<std::int64_t, std::int64_t>> sizes;  // config.json's, the weights'
   std::set<std::string_view> known;
   for (const model::Parameter& p : list.parameters) {
     known.insert(p.name);
@@ -153,10 +168,14 @@ void ModelFolder::check(const model::ParameterList& list) const {
                   t.file->path(), "convert the folder to BF16, as DeepSeek-V3's inference/fp8_cast_bf16.py does");
     if (!dtype || !is_weight_dtype(*dtype))
       faults["tensors of a dtype other than F32, BF16 and F16"].push_back(fmt::format("{} ({})", p.name, t.info->dtype));
-    if (t.info->shape != p.shape)
-      faults["tensors of another shape than config.json says"].push_back(
-          fmt::format("{} {} instead of [{}]", p.name, t.info->shape_text(), fmt::join(p.shape, ", ")));
+    if (t.info->shape == p.shape) continue;
+    misshapen.push_back(fmt::format("{} {} instead of [{}]", p.name, t.info->shape_text(), fmt::join(p.shape, ", ")));
+    for (std::size_t i = 0; i < p.shape.size() && t.info->shape.size() == p.shape.size(); ++i)
+      if (p.shape[i] != t.info->shape[i]) sizes.emplace(p.shape[i], t.info->shape[i]);
   }
+  const bool all_there = faults.none();
+  if (!misshapen.empty()) faults[kMisshapen] = misshapen;
+  if (all_there && !misshapen.empty()) faults.throw_if_any(path_, Exit::usage, fields_to_correct(path_, sizes));
   faults.throw_if_any(path_);
 
   for (const auto& d : list.duplicates) known.insert(d.name);

@@ -33,7 +33,8 @@ class ModelFolder {
   const std::string& path() const { return path_; }
 
   // Holds the folder against the list. Throws Error(bad_input) with every tensor that is missing, has another shape or a dtype
-  // that weights cannot have; warns once of tensors that the list does not know.
+  // that weights cannot have, Error(usage) with the fields of config.json where shapes alone differ; warns once of tensors that
+  // the list does not know.
   void check(const model::ParameterList& list) const;
   // check(), then reads every parameter into its rows of `out` (f64, f32 or bf16), converting from F32, BF16 or F16 by rounding to
   // nearest. Warns if an MTP module's copy of the embedding or of the head differs from the main model's, which is used.

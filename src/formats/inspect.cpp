@@ -17,8 +17,6 @@ using core::DType;
 using core::Error;
 using core::Exit;
 
-constexpr std::string_view kManifest = "train_state/manifest.json";
-
 // "{0-3,5}" for a set of numbers, the number itself if it is one.
 std::string range_text(const std::set<std::int64_t>& numbers) {
   if (numbers.size() == 1) return fmt::format("{}", *numbers.begin());
@@ -95,7 +93,7 @@ Verified verified(const std::string& path, Kind kind, Body&& body) {
 
 Verified verify_checkpoint(const std::string& path, bool check_values) {
   return verified(path, Kind::checkpoint, [&](Verified& v) {
-    const Manifest manifest = Manifest::read(fmt::format("{}/{}", path, kManifest));
+    const Manifest manifest = Manifest::read(fmt::format("{}/{}", path, kManifestPath));
     v.has_checksums = true;
     for (const FileSum& f : manifest.files()) {
       ++v.files;
@@ -182,14 +180,16 @@ std::vector<Verified> verify(const std::string& path, bool check_values) {
     })};
   if (!fs::is_directory(path))
     throw Error(Exit::io, "nothing to verify", path, "give a model folder, a checkpoint, a run's folder or a file of tensors or tokens");
-  if (core::exists(fmt::format("{}/{}", path, kManifest))) return {verify_checkpoint(path, check_values)};
-  if (core::exists(path + "/config.json")) return {verified(path, Kind::model, [&](Verified& v) { verify_model(v, check_values); })};
+  if (core::exists(fmt::format("{}/{}", path, kManifestPath))) return {verify_checkpoint(path, check_values)};
+  const bool run = fs::is_directory(path + "/checkpoints");  // which has a config.json too
+  if (!run && core::exists(path + "/config.json"))
+    return {verified(path, Kind::model, [&](Verified& v) { verify_model(v, check_values); })};
 
   // A run, or the folder of its checkpoints.
-  const std::string folder = fs::is_directory(path + "/checkpoints") ? path + "/checkpoints" : path;
+  const std::string folder = run ? path + "/checkpoints" : path;
   std::set<std::string> checkpoints;
   for (const auto& entry : fs::directory_iterator(folder))
-    if (entry.is_directory() && !entry.is_symlink() && core::exists(fmt::format("{}/{}", entry.path().string(), kManifest)) &&
+    if (entry.is_directory() && !entry.is_symlink() && core::exists(fmt::format("{}/{}", entry.path().string(), kManifestPath)) &&
         entry.path().extension() != ".tmp")
       checkpoints.insert(entry.path().string());
   if (checkpoints.empty()) throw Error(Exit::io, "no checkpoint and no model", path, "give a model folder, a checkpoint or a run's folder");

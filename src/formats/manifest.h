@@ -14,6 +14,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace finback::formats {
@@ -31,6 +32,9 @@ struct FileSum {
   std::vector<TensorSum> tensors;
 };
 
+// Where a checkpoint keeps its manifest.
+inline constexpr std::string_view kManifestPath = "train_state/manifest.json";
+
 class Manifest {
  public:
   boost::json::object info;
@@ -45,7 +49,8 @@ class Manifest {
   // Throws Error(io) or Error(bad_input), also when its own checksum is wrong.
   static Manifest read(const std::string& path);
   // Everything that is not as written, one line each: a missing file, another size, "FILE: tensor NAME differs".
-  std::vector<std::string> verify(const std::string& folder) const;
+  // Files whose names begin with `except` are passed over.
+  std::vector<std::string> verify(const std::string& folder, std::string_view except = {}) const;
 
  private:
   std::vector<FileSum> files_;

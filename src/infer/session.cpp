@@ -1,8 +1,12 @@
 #include "infer/session.h"
 
 #include "core/clock.h"
+#include "core/error.h"
+#include "core/file.h"
 #include "core/machine.h"
 #include "formats/hf_folder.h"
+
+#include <fmt/ranges.h>
 
 #include <algorithm>
 
@@ -28,6 +32,15 @@ std::int64_t cache_bytes(const model::ModelConfig& m, model::Precision p, std::i
   return m.num_hidden_layers * (positions * row * core::size_of(p.storage) + 128) + m.vocab_size * core::size_of(p.accumulator) + 64;
 }
 
+// A checkpoint says what its weights must be, in its manifest; other folders do not.
+void verify_weights(const std::string& folder) {
+  const std::string manifest = fmt::format("{}/{}", folder, formats::kManifestPath);
+  if (!core::exists(manifest)) return;
+  const auto faults = formats::Manifest::read(manifest).verify(folder, "train_state/");
+  if (!faults.empty())
+    throw core::Error(core::Exit::bad_input, fmt::format("{}", fmt::join(faults, "; ")), folder, "use an older checkpoint");
+}
+
 model::Transformer::Options transformer_options(const LoadedModel& model, std::int64_t positions, std::int64_t chunk) {
   return {.precision = model.precision(), .max_tokens = std::min(positions, chunk), .max_seq_len = positions};
 }
@@ -40,6 +53,7 @@ LoadedModel::LoadedModel(const std::string& folder, core::Team& team)
       precision_(precision_of_folder(config_)),
       memory_("weights", weight_bytes(list_, precision_.storage, folder)),
       weights_(model::take_slabs(memory_, list_, precision_.storage)) {
+  verify_weights(folder);
   formats::ModelFolder(folder).load(list_, team, weights_);
 }
 

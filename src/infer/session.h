@@ -14,7 +14,8 @@ namespace finback::infer {
 // The weights of a Hugging Face folder, in BF16 if the folder's are, else FP32.
 class LoadedModel {
  public:
-  // Throws core::Error as formats::ModelFolder does; Error(usage) with the sizes when the machine's memory is too small.
+  // Throws core::Error as formats::ModelFolder does; Error(bad_input) with the tensors that a checkpoint's manifest has otherwise;
+  // Error(usage) with the sizes when the machine's memory is too small.
   LoadedModel(const std::string& folder, core::Team& team);
 
   const model::ModelConfig& config() const { return config_; }

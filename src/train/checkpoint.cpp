@@ -28,7 +28,6 @@ using core::Mat;
 
 namespace {
 
-constexpr std::string_view kManifest = "train_state/manifest.json";
 constexpr std::string_view kState = "train_state/state.json";
 
 std::string step_name(std::int64_t step) { return fmt::format("step-{:08}", step); }
@@ -234,7 +233,7 @@ std::string write_checkpoint(const std::string& directory, const CheckpointConte
   core::write_file_atomic(fmt::format("{}/{}", folder, kState), core::pretty_json(state));
   manifest.add_file(folder, std::string(kState));
   manifest.info["step"] = snapshot.counters.step;
-  manifest.write(fmt::format("{}/{}", folder, kManifest));
+  manifest.write(fmt::format("{}/{}", folder, formats::kManifestPath));
 
   core::sys::sync_directory(folder + "/train_state");
   core::sys::sync_directory(folder);
@@ -268,7 +267,7 @@ std::vector<CheckpointEntry> list_checkpoints(const std::string& directory) {
 
 std::vector<std::string> faults_of(const std::string& checkpoint) {
   try {
-    return formats::Manifest::read(fmt::format("{}/{}", checkpoint, kManifest)).verify(checkpoint);
+    return formats::Manifest::read(fmt::format("{}/{}", checkpoint, formats::kManifestPath)).verify(checkpoint);
   } catch (const Error& e) {
     return {e.what()};
   }

@@ -60,9 +60,9 @@ void CheckpointWriter::work() {
       core::warn("saving the checkpoint of step {} failed: {}", snapshot_.counters.step, error);
     }
     lock.lock();
-    if (!written.empty()) good_ = written;
     failures_ = written.empty() ? failures_ + 1 : 0;
-    error_ = error;
+    if (!written.empty()) good_ = std::move(written);  // moved: an allocation that fails here would end the process
+    error_ = std::move(error);
     seconds_ = core::seconds_now() - begin;
     busy_ = false;
     changed_.notify_all();

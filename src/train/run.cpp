@@ -126,6 +126,7 @@ class Run {
   void one_step();
   void tell_memory();
   void handle(const StepReport& report);
+  [[noreturn]] void throw_nonfinite();
   void roll_back(const StepReport& report);
   void evaluate();
   void save();
@@ -209,6 +210,7 @@ Exit Run::go() {
   const bool finished = counters().step >= run_.train.steps;
   if (!finished) monitor_.event(counters().step, fmt::format("stopped by {}", signals_.name()), /*warn=*/false);
   save_for_good();
+  if (finished && counters().bad_in_a_row > 0) throw_nonfinite();
   if (finished && (!last_evaluation_ || monitor_.history().evaluations.back().step != counters().step)) evaluate();
   monitor_.report(finished, /*now=*/true);
   summarise(finished);
@@ -265,13 +267,16 @@ void Run::handle(const StepReport& r) {
       return;
     case StepOutcome::skipped_nonfinite:
       monitor_.event(r.step, fmt::format("skipped: {} (number {} in a row)", scores, counters().bad_in_a_row), /*warn=*/true);
-      if (counters().bad_in_a_row < run_.guard.max_bad_steps) return;
-      writer_.wait();
-      monitor_.report(/*finished=*/false, /*now=*/true);
-      throw Error(Exit::numeric, fmt::format("loss or gradient norm was NaN or infinite in {} steps in a row", counters().bad_in_a_row),
-                  fmt::format("step {}; {}", r.step, where()),
-                  "resume from it with a lower optimizer.lr, or look at the data of these steps");
+      if (counters().bad_in_a_row >= run_.guard.max_bad_steps) throw_nonfinite();
   }
+}
+
+void Run::throw_nonfinite() {
+  writer_.wait();
+  monitor_.report(/*finished=*/false, /*now=*/true);
+  throw Error(Exit::numeric, fmt::format("loss or gradient norm was NaN or infinite in the last {} steps", counters().bad_in_a_row),
+              fmt::format("step {}; {}", counters().step, where()),
+              "resume from it with a lower optimizer.lr, or look at the data of these steps");
 }
 
 // Back to the newest checkpoint, and on with the data that follows the spike.

@@ -54,6 +54,7 @@ TEST(Arena, MoreThanTheMachineHasIsAnError) {
     Arena a("huge", std::int64_t{1} << 60);
     ADD_FAILURE();
   } catch (const Error& e) {
+    EXPECT_EQ(e.code(), Exit::failed);
     EXPECT_NE(std::string(e.what()).find("arena 'huge'"), std::string::npos);
   }
 }

@@ -158,6 +158,19 @@ TEST_F(HfFolder, MissingAndMisshapenTensorsAreNamedTogether) {
                [&] { load(m); });
 }
 
+TEST_F(HfFolder, AConfigOfOtherWeightsIsAtFaultAndItsFieldNamed) {
+  save();
+  const auto config = core::read_json_file(path_ + "/config.json").as_object();
+  for (const auto& [field, tensor] : {std::pair{"vocab_size", "lm_head.weight"}, {"kv_lora_rank", "kv_a_layernorm.weight"}}) {
+    auto other = config;
+    const std::int64_t size = config.at(field).as_int64();
+    other[field] = size + 1;
+    put_file(path_ + "/config.json", core::pretty_json(other));
+    expect_error(Exit::usage, {tensor, fmt::format("{} is {}, the weights have {}", field, size + 1, size)},
+                 [&] { ModelFolder(path_).check(model::list_parameters(model::read_config(path_))); });
+  }
+}
+
 TEST_F(HfFolder, RefusesWeightsItCannotReadByName) {
   save();
   rewrite([](auto& entries, auto& data) {

@@ -88,6 +88,7 @@ class Verify : public ::testing::Test {
 };
 
 TEST_F(Verify, ARunIsAllItsCheckpoints) {
+  core::write_file_atomic(run_ + "/config.json", core::pretty_json(model::to_json(model_.config)));  // as a run has
   std::filesystem::create_directory_symlink("step-2", run_ + "/checkpoints/latest");
   const auto all = formats::verify(run_, true);
   ASSERT_EQ(all.size(), 2u);

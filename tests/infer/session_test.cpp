@@ -1,6 +1,7 @@
 // The decode loop: a sequence read in any pieces has the logits, bit for bit, of reading it whole.
 #include "infer/session.h"
 
+#include "core/file.h"
 #include "core/rng.h"
 #include "formats/hf_folder.h"
 
@@ -52,6 +53,24 @@ TEST_P(SessionTest, AnySplitOfASequenceHasTheSameLogits) {
       }
       EXPECT_THROW(session.extend({ids_.data(), 1}), core::Error);
     }
+}
+
+TEST_P(SessionTest, AFlippedBitInACheckpointIsNamed) {
+  formats::Manifest manifest;
+  manifest.add_file(folder_, "model.safetensors");
+  core::make_directories(folder_ + "/train_state");
+  manifest.write(fmt::format("{}/{}", folder_, formats::kManifestPath));
+  EXPECT_NO_THROW(LoadedModel(folder_, team_));
+  std::string bytes = core::read_file(folder_ + "/model.safetensors", 1 << 30);
+  bytes[formats::SafetensorsFile(folder_ + "/model.safetensors").find("model.norm.weight")->begin + 1] ^= 8;
+  core::write_file_atomic(folder_ + "/model.safetensors", bytes);
+  try {
+    LoadedModel(folder_, team_);
+    ADD_FAILURE();
+  } catch (const core::Error& e) {
+    EXPECT_EQ(e.code(), core::Exit::bad_input);
+    EXPECT_NE(std::string_view(e.what()).find("tensor 'model.norm.weight' differs"), std::string_view::npos) << e.what();
+  }
 }
 
 TEST_P(SessionTest, GenerationIsRepeatable) {

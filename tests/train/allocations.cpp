@@ -6,11 +6,16 @@
 
 namespace {
 std::atomic<bool> counting{false};
-std::atomic<long> allocations{0};
+std::atomic<long> allocations{0}, until_failure{0};
+std::atomic<bool> failed{false};
 }  // namespace
 
 void* operator new(std::size_t n) {
   if (counting) ++allocations;
+  if (until_failure > 0 && --until_failure == 0) {
+    failed = true;
+    throw std::bad_alloc();
+  }
   if (void* p = std::malloc(n)) return p;
   throw std::bad_alloc();
 }
@@ -26,5 +31,8 @@ long allocations_during(const std::function<void()>& f) {
   counting = false;
   return allocations;
 }
+
+void fail_allocation(long n) { until_failure = n; }
+bool allocation_failed() { return failed; }
 
 }  // namespace finback::train

@@ -6,6 +6,7 @@
 #include "core/json.h"
 #include "core/rng.h"
 #include "formats/megatron.h"
+#include "tests/train/allocations.h"
 #include "tests/train/tiny_model.h"
 #include "text/tokenizer.h"
 #include "train/checkpoint.h"
@@ -79,20 +80,27 @@ class RunTest : public ::testing::Test {
 
   std::string checkpoints(const std::string& run) const { return folder_ + "/" + run + "/checkpoints"; }
 
-  // The run in a process of its own; returns what waitpid tells.
+  // The run in a process of its own, with a fault for core::set_fault or "allocation:N"; returns what waitpid tells. A run that
+  // ends before its N-th allocation exits with kNoFault.
+  static constexpr int kNoFault = 77;
   int in_child(const RunConfig& c, const RunOptions& options, const std::string& fault = {},
                const std::function<void(pid_t)>& meanwhile = {}) {
     const pid_t pid = ::fork();
     if (pid == 0) {
       if (::getenv("FINBACK_TEST_VERBOSE") == nullptr && std::freopen("/dev/null", "w", stderr) == nullptr) ::_exit(99);
-      core::set_fault(fault);
+      constexpr std::string_view kAllocation = "allocation:";
+      const bool of_allocation = fault.starts_with(kAllocation);
+      if (of_allocation) fail_allocation(std::stol(fault.substr(kAllocation.size())));
+      else core::set_fault(fault);
       int code = 1;
       try {
         code = static_cast<int>(run_training(c, options));
       } catch (const core::Error& e) {
         code = static_cast<int>(e.code());
+      } catch (const std::exception&) {  // as main() does
+        code = 1;
       }
-      ::_exit(code);
+      ::_exit(of_allocation && !allocation_failed() ? kNoFault : code);
     }
     if (meanwhile) meanwhile(pid);
     int status = 0;
@@ -230,16 +238,30 @@ TEST_F(RunTest, AFailedSaveDoesNotStopTraining) {
 }
 
 TEST_F(RunTest, SavesThatFailToTheEndExitWithFour) {
-  const int status = in_child(config("a", {"checkpoint.every=0", "checkpoint.tries=2"}), {}, {}, [&](pid_t) {
-    while (!fs::exists(folder_ + "/a/checkpoints")) std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    // A file where the folder's first step belongs: every rename fails.
-    core::write_file_atomic(checkpoints("a") + "/step-00000012.tmp", "in the way");
-    fs::permissions(checkpoints("a"), fs::perms::owner_read | fs::perms::owner_exec);
+  const int status = in_child(config("a", {"train.steps=100000", "checkpoint.every=0", "checkpoint.tries=2"}), {}, {}, [&](pid_t pid) {
+    while (!fs::exists(folder_ + "/a/metrics.jsonl")) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    fs::remove_all(checkpoints("a"));
+    core::write_file_atomic(checkpoints("a"), "a file where the folder was, which stops root too");
+    ::kill(pid, SIGTERM);
   });
-  fs::permissions(checkpoints("a"), fs::perms::owner_all);
-  if (::geteuid() != 0) {
-    EXPECT_EQ(exit_code(status), 4);
+  EXPECT_EQ(exit_code(status), 4);
+}
+
+// Memory that cannot be had ends the run, or only a save, with an error: never with a crash or a wait without end. Closest
+// together where the run is set up.
+TEST_F(RunTest, AnAllocationThatFailsIsAnErrorWhereverItHappens) {
+  const RunConfig c = config("a", {"train.threads=2"});
+  const long closeness = std::getenv("FINBACK_FULL") ? 64 : 5;
+  int tried = 0, ended = 0;
+  for (long n = 1;; n += 1 + n / closeness, ++tried) {
+    fs::remove_all(folder_ + "/a");
+    const int code = exit_code(in_child(c, {}, fmt::format("allocation:{}", n)));
+    if (code == kNoFault) break;
+    ASSERT_TRUE(code == 0 || code == 1 || code == 4) << "allocation " << n << ": " << code;
+    ended += code != 0;
   }
+  EXPECT_GT(tried, 30);
+  EXPECT_GT(ended, 10);
 }
 
 TEST_F(RunTest, ARunningRunIsLocked) {
@@ -265,11 +287,18 @@ TEST_F(RunTest, DivergenceEndsWithTheLastGoodCheckpointNamed) {
                    "train.precision=fp32", "optimizer.weight_decay=0", "checkpoint.every=1", "eval.every=0"});
   try {
     run_training(c, {});
-    GTEST_SKIP() << "the model survived";
+    ADD_FAILURE() << "the model survived";
   } catch (const core::Error& e) {
     EXPECT_EQ(e.code(), core::Exit::numeric) << e.what();
+    EXPECT_NE(std::string_view(e.what()).find("the last good checkpoint is"), std::string_view::npos) << e.what();
   }
   for (const CheckpointEntry& entry : list_checkpoints(checkpoints("a"))) EXPECT_TRUE(faults_of(entry.path).empty());
+  // As does a run that comes to its end before it has skipped so many steps in a row.
+  fs::remove_all(folder_ + "/a");
+  RunConfig short_run = c;
+  short_run.train.steps = 40;
+  short_run.guard.max_bad_steps = 1000;
+  EXPECT_EQ(exit_code(in_child(short_run, {})), 5);
 }
 
 TEST_F(RunTest, WrongWaysToStartAreErrorsBeforeTheFirstStep) {
@@ -285,6 +314,7 @@ TEST_F(RunTest, WrongWaysToStartAreErrorsBeforeTheFirstStep) {
   EXPECT_EQ(code([&] { run_training(config("a"), {}); }), core::Exit::usage);  // without --resume
   EXPECT_EQ(code([&] { run_training(config("b", {"model.config=/nowhere"}), {}); }), core::Exit::io);
   EXPECT_EQ(code([&] { run_training(config("b", {"data.train=/nowhere.bin"}), {}); }), core::Exit::io);
+  EXPECT_EQ(code([&] { run_training(config("b", {"output.dir=/proc/b"}), {}); }), core::Exit::io);  // nobody may write there
   EXPECT_EQ(code([&] {
               run_training(config("b", {"data.seq_len=16777216", "train.micro_batch=16", "train.global_batch=16"}), {});
             }),

@@ -229,6 +229,21 @@ TEST(Trainer, AHugeLearningRateNeverCrashes) {
   r.steps(10);
 }
 
+TEST(Trainer, ATeamThatCannotStartIsAnError) {
+  int failures = 0;
+  for (long n = 1;; ++n) {
+    fail_allocation(n);
+    try {
+      core::Team team(4);
+      break;
+    } catch (const std::bad_alloc&) {
+      ++failures;
+    }
+  }
+  fail_allocation(0);
+  EXPECT_GE(failures, 4);  // the state and three threads
+}
+
 TEST(Trainer, NothingIsAllocatedInAStep) {
   Session r(tiny_run(), 2);
   r.steps(2);
