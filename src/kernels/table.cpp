@@ -81,10 +81,8 @@ bool has_amx() {
   static const bool granted = ask_for_amx();  // a virtual machine takes tens of microseconds to say what its processor is
   return granted;
 }
-// What matrix registers do; the rest is the table's before. On the machines that have them, the dot product of bf16 pairs takes two
-// instructions' time, and attention's backward half is faster with widened bf16.
+// What matrix registers do; the rest is the table's before.
 void fill_amx(Table& t) {
-  avx512::add_attention(t);
   amx::add_attention(t);
   amx::add_linear(t);
   amx::add_scaled_linear(t);

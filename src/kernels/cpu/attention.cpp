@@ -220,9 +220,7 @@ void attention_forward(const Context& ctx, ConstMat q, ConstMat kv, ConstMat k_p
 
 void add_attention(Table& table) {
   table.attention_forward = attention_forward;
-#if !defined(__AMX_BF16__)
   table.attention_backward = attention_backward;
-#endif
 }
 
 }  // namespace finback::kernels::FB_ISA

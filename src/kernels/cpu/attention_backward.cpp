@@ -8,13 +8,19 @@
 //   - by block: where that memory is too much, or heads are too few for the threads, dk and dv are made by one task for each
 //     block of keys and dq by one for each block of queries. S and dP are then formed twice: seven products a tile.
 #include "kernels/cpu/attention.h"
-#include "kernels/cpu/attention_tile.h"
+#include "kernels/cpu/attention_squares.h"
 
 namespace finback::kernels::FB_ISA {
 namespace {
 
 constexpr int64_t kKeys = 128, kQueries = 64;
-static_assert(kKeys % kQueries == 0 && kQueries % kGroup == 0);
+static_assert(kKeys % kQueries == 0 && kQueries % kGroup == 0 && kGroup == 2 * kSquare);
+
+// Queries and keys are padded to as many as the products take: whole squares of units along a sum, where there are matrix registers.
+template <class T>
+constexpr int64_t kQueryPad = kSquares<T> ? kGroup : kLanes;
+template <class T>
+constexpr int64_t kKeyPad = kSquares<T> ? kGroup : 8;
 
 struct Backward {
   ConstMat q, kv, k_pe, o, lse, d_o;
@@ -64,6 +70,7 @@ struct Buffers {
   Element<T>* rows;     // queries, keys or gradients as they stand, before they are packed
   Element<T>* keys;     // [kKeys][key units]
   Unit* key_pairs;      // [kKeys / per unit][key lanes]
+  Unit* key_columns;    // [key lanes][kKeys / per unit], where there are matrix registers
   Element<T>* values;   // [kKeys][value units]
   float* dk;            // [kKeys][key lanes], not yet scaled
   float* dv;            // [kKeys][value lanes]
@@ -80,6 +87,7 @@ struct Buffers {
     rows = memory.take<Element<T>>(kKeys * kPerUnit<T> * (key.units() > value.units() ? key.units() : value.units()));
     keys = memory.take<Element<T>>(kKeys * kPerUnit<T> * key.units());
     key_pairs = kPairs<T> ? memory.take<Unit>(kKeys / 2 * key.lanes()) : reinterpret_cast<Unit*>(keys);
+    key_columns = kSquares<T> ? memory.take<Unit>(kKeys / 2 * key.lanes()) : nullptr;
     values = memory.take<Element<T>>(kKeys * kPerUnit<T> * value.units());
     dk = memory.take<float>(kKeys * key.lanes());
     dv = memory.take<float>(kKeys * value.lanes());
@@ -113,6 +121,9 @@ struct Head {
 
   void pack_queries(int64_t block, QueryBlock<T>& to) const;
   void pack_keys(int64_t block) const;
+  void products_of_scores(const QueryBlock<T>& query, int64_t lane0, int64_t lanes, int64_t keys) const;
+  void add_dq(const QueryBlock<T>& query, int64_t lane0, int64_t lanes, int64_t keys, Start start) const;
+  void add_dkv(const QueryBlock<T>& query, int64_t rows, int64_t keys, int64_t distance) const;
   void differentiate(const QueryBlock<T>& query, int64_t lane0, int64_t lanes, int64_t keys, int64_t diagonal) const;
   void tile(int64_t query_block, const QueryBlock<T>& query, int64_t key_block, bool want_dq, bool want_dkv) const;
   void write_dq(int64_t block, const QueryBlock<T>& query) const;
@@ -135,7 +146,7 @@ float dot_row(const T* a, const T* b, int64_t n) {
 
 template <class T>
 void Head<T>::pack_queries(int64_t block, QueryBlock<T>& to) const {
-  const int64_t row = s.q_row + block * kQueries, rows = query_rows(block), lanes = round_up(rows, kLanes);
+  const int64_t row = s.q_row + block * kQueries, rows = query_rows(block), lanes = round_up(rows, kQueryPad<T>);
   const auto pack = [&](const ConstMat& from, Extent<T> size, Unit* along_lanes, Unit* along_rows) {
     Element<T>* staged = kPairs<T> ? t.rows : reinterpret_cast<Element<T>*>(along_rows);
     pack_rows<T>(from, row, rows, head * size.n, size.n, staged, size.units() * kPerUnit<T>);
@@ -154,13 +165,14 @@ void Head<T>::pack_queries(int64_t block, QueryBlock<T>& to) const {
 
 template <class T>
 void Head<T>::pack_keys(int64_t block) const {
-  const int64_t row = s.kv_row + block * kKeys, rows = key_rows(block), padded = round_up(rows, 8);
+  const int64_t row = s.kv_row + block * kKeys, rows = key_rows(block), padded = round_up(rows, kKeyPad<T>);
   const int64_t column = head * (b.shape.nope + b.shape.value), width = key.units() * kPerUnit<T>,
                 value_width = value.units() * kPerUnit<T>;
   pack_rows<T>(b.kv, row, rows, column, b.shape.nope, t.keys, width);
   pack_rows<T>(b.k_pe, row, rows, 0, b.shape.rope, t.keys + b.shape.nope, width);
   pad(t.keys, rows, key.n, padded, width);
   if constexpr (kPairs<T>) pair_rows(padded, key.lanes(), t.keys, width, t.key_pairs, key.lanes());
+  if constexpr (kSquares<T>) transpose(padded / 2, key.lanes(), t.key_pairs, key.lanes(), t.key_columns, kKeys / 2);
   pack_rows<T>(b.kv, row, rows, column + b.shape.nope, value.n, t.values, value_width);
   pad(t.values, rows, value.n, padded, value_width);
 }
@@ -196,39 +208,74 @@ void Head<T>::differentiate(const QueryBlock<T>& query, int64_t lane0, int64_t l
   }
 }
 
-// Adds one tile to dq of its queries and to dk and dv of its keys. What lies above the diagonal is left out, in rows of 8.
+// Scores and dP of a group of queries.
 template <class T>
-void Head<T>::tile(int64_t query_block, const QueryBlock<T>& query, int64_t key_block, bool want_dq, bool want_dkv) const {
-  constexpr bool kPaired = kPairs<T>;
-  constexpr int64_t kPer = kPerUnit<T>;
-  const int64_t rows = query_rows(query_block), keys = round_up(key_rows(key_block), 8);
-  const int64_t distance = query_block * kQueries - key_block * kKeys;  // from the first key to the first query
+void Head<T>::products_of_scores(const QueryBlock<T>& query, int64_t lane0, int64_t lanes, int64_t keys) const {
   const Unit* key_units = reinterpret_cast<const Unit*>(t.keys);
   const Unit* value_units = reinterpret_cast<const Unit*>(t.values);
-  for (int64_t g = 0; g < rows; g += kGroup) {
-    const int64_t lanes = round_up(least(kGroup, rows - g), kLanes);
-    const int64_t seen = least(keys, round_up(distance + least(g + kGroup, rows), 8));
-    if (seen <= 0) continue;
-    product<kPaired>(seen, lanes, key.depth(), key_units, key.units(), 1, query.queries + g, kQueries, t.scores + g, kQueries, Start::zero);
-    product<kPaired>(seen, lanes, value.depth(), value_units, value.units(), 1, query.d_out + g, kQueries, t.d_weights + g, kQueries,
-                     Start::zero);
-    differentiate(query, g, lanes, seen, -distance - g);
-    if (want_dq)
-      product<kPaired>(key.lanes(), lanes, seen / kPer, t.key_pairs, 1, key.lanes(), t.d_score_pairs + g, kQueries, query.dq + g, kQueries,
-                       key_block == 0 ? Start::zero : Start::add);
+  const Unit *queries = query.queries + lane0, *d_out = query.d_out + lane0;
+  float *scores = t.scores + lane0, *d_weights = t.d_weights + lane0;
+  if constexpr (kSquares<T>) {
+    const int64_t rows = round_up(keys, kSquare);
+    square_product(rows, lanes, key.units(), key_units, key.units(), queries, kQueries, scores, kQueries, Start::zero);
+    square_product(rows, lanes, value.units(), value_units, value.units(), d_out, kQueries, d_weights, kQueries, Start::zero);
+  } else {
+    product<kPairs<T>>(keys, lanes, key.depth(), key_units, key.units(), 1, queries, kQueries, scores, kQueries, Start::zero);
+    product<kPairs<T>>(keys, lanes, value.depth(), value_units, value.units(), 1, d_out, kQueries, d_weights, kQueries, Start::zero);
   }
-  if (!want_dkv) return;
-  const int64_t end = round_up(rows, kPer) / kPer;
+}
+
+template <class T>
+void Head<T>::add_dq(const QueryBlock<T>& query, int64_t lane0, int64_t lanes, int64_t keys, Start start) const {
+  const int64_t units = keys / kPerUnit<T>;
+  Unit* d_scores = t.d_score_pairs + lane0;
+  if constexpr (kSquares<T>) {
+    const int64_t whole = round_up(units, kSquare);
+    for (int64_t u = units; u < whole; ++u) memset(d_scores + u * kQueries, 0, static_cast<size_t>(lanes) * sizeof(Unit));
+    square_product(key.lanes(), lanes, whole, t.key_columns, kKeys / 2, d_scores, kQueries, query.dq + lane0, kQueries, start);
+  } else {
+    product<kPairs<T>>(key.lanes(), lanes, units, t.key_pairs, 1, key.lanes(), d_scores, kQueries, query.dq + lane0, kQueries, start);
+  }
+}
+
+// What lies above the diagonal is left out: in rows of 8 keys, or with matrix registers of a group.
+template <class T>
+void Head<T>::add_dkv(const QueryBlock<T>& query, int64_t rows, int64_t keys, int64_t distance) const {
+  constexpr int64_t kPer = kPerUnit<T>, kRow = kQueries / kPer;
+  const int64_t end = round_up(rows, kSquares<T> ? kGroup : kPer) / kPer;
   for (int64_t j = 0, count; j < keys; j += count) {
     const int64_t first_row = j - distance;  // the first query that sees key j; before 0 all of them do
     if (first_row >= rows) break;
-    count = first_row < 0 ? least(keys - j, -first_row) : 8;
-    const int64_t first = first_row < 0 ? 0 : first_row / kPer, at = j * (kQueries / kPer) + first;
-    product<kPaired>(count, value.lanes(), end - first, t.weights + at, kQueries / kPer, 1, query.d_out_rows + first * value.lanes(),
-                     value.lanes(), t.dv + j * value.lanes(), value.lanes(), Start::add);
-    product<kPaired>(count, key.lanes(), end - first, t.d_scores + at, kQueries / kPer, 1, query.query_rows + first * key.lanes(),
-                     key.lanes(), t.dk + j * key.lanes(), key.lanes(), Start::add);
+    const int64_t first = first_row < 0 ? 0 : first_row / kPer, at = j * kRow + first;
+    const Unit *d_out = query.d_out_rows + first * value.lanes(), *queries = query.query_rows + first * key.lanes();
+    float *dv = t.dv + j * value.lanes(), *dk = t.dk + j * key.lanes();
+    if constexpr (kSquares<T>) {
+      count = kGroup;
+      const int64_t squares = round_up(least(keys - j, kGroup), kSquare);
+      square_product(squares, value.lanes(), end - first, t.weights + at, kRow, d_out, value.lanes(), dv, value.lanes(), Start::add);
+      square_product(squares, key.lanes(), end - first, t.d_scores + at, kRow, queries, key.lanes(), dk, key.lanes(), Start::add);
+    } else {
+      count = first_row < 0 ? least(keys - j, -first_row) : 8;
+      product<kPairs<T>>(count, value.lanes(), end - first, t.weights + at, kRow, 1, d_out, value.lanes(), dv, value.lanes(), Start::add);
+      product<kPairs<T>>(count, key.lanes(), end - first, t.d_scores + at, kRow, 1, queries, key.lanes(), dk, key.lanes(), Start::add);
+    }
   }
+}
+
+// Adds one tile to dq of its queries and to dk and dv of its keys.
+template <class T>
+void Head<T>::tile(int64_t query_block, const QueryBlock<T>& query, int64_t key_block, bool want_dq, bool want_dkv) const {
+  const int64_t rows = query_rows(query_block), keys = round_up(key_rows(key_block), 8);
+  const int64_t distance = query_block * kQueries - key_block * kKeys;  // from the first key to the first query
+  for (int64_t g = 0; g < rows; g += kGroup) {
+    const int64_t lanes = round_up(least(kGroup, rows - g), kQueryPad<T>);
+    const int64_t seen = least(keys, round_up(distance + least(g + kGroup, rows), 8));
+    if (seen <= 0) continue;
+    products_of_scores(query, g, lanes, seen);
+    differentiate(query, g, lanes, seen, -distance - g);
+    if (want_dq) add_dq(query, g, lanes, seen, key_block == 0 ? Start::zero : Start::add);
+  }
+  if (want_dkv) add_dkv(query, rows, keys, distance);
 }
 
 template <class T>
@@ -297,6 +344,7 @@ void head_task(void* argument, int64_t task, int thread) {
   const Backward& b = *static_cast<const Backward*>(argument);
   const int64_t segment = (b.first + task) / b.shape.heads, head = (b.first + task) % b.shape.heads;
   const Segment& s = b.segment(segment);
+  [[maybe_unused]] const SquareRegisters<kSquares<T>> registers;
   Buffers<T> t = thread_buffers<T>(b, thread);
   const Head<T> h{b, s, head, {b.key_size()}, {b.shape.value}, t};
 
@@ -378,6 +426,7 @@ void key_block_task(void* argument, int64_t task, int thread) {
   const int64_t segment = segment_of(b.first_task, static_cast<int64_t>(b.segments.size()), task);
   const Segment& s = b.segment(segment);
   task -= b.first_task[segment];
+  [[maybe_unused]] const SquareRegisters<kSquares<T>> registers;
   Buffers<T> t = thread_buffers<T>(b, thread);
   const int64_t rope = b.shape.rope;
   memset(t.dk_pe, 0, static_cast<size_t>(kKeys * rope) * sizeof(float));
@@ -403,6 +452,7 @@ void query_block_task(void* argument, int64_t task, int thread) {
   const int64_t segment = segment_of(b.first_task, static_cast<int64_t>(b.segments.size()), task);
   const Segment& s = b.segment(segment);
   task -= b.first_task[segment];
+  [[maybe_unused]] const SquareRegisters<kSquares<T>> registers;
   Buffers<T> t = thread_buffers<T>(b, thread);
   const int64_t query_blocks = blocks(s.rows, kQueries), block = query_blocks - 1 - task % query_blocks;  // the longest first
   const Head<T> h{b, s, task / query_blocks, {b.key_size()}, {b.shape.value}, t};
