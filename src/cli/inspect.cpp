@@ -1,6 +1,7 @@
 // finback inspect: what a model, a checkpoint or a file of tensors or tokens holds.
 #include "formats/inspect.h"
 #include "cli/command.h"
+#include "core/file.h"
 #include "core/json.h"
 #include "formats/axis.h"
 #include "formats/megatron.h"
@@ -17,6 +18,7 @@ namespace {
 
 namespace fs = std::filesystem;
 namespace json = boost::json;
+using core::size_text;
 using formats::short_number;
 
 // What was found; each part is there or not.
@@ -88,11 +90,6 @@ std::string describe(const model::ModelConfig& c) {
     text += fmt::format(", {} dense; {} experts of {}, {} active, {} shared", c.first_k_dense_replace, c.n_routed_experts,
                         c.moe_intermediate_size, c.num_experts_per_tok, c.n_shared_experts);
   return text + fmt::format("; vocabulary {}, context {}", c.vocab_size, c.max_position_embeddings);
-}
-
-std::string size_text(std::uint64_t bytes) {
-  const auto n = static_cast<double>(bytes);
-  return n < 1e6 ? fmt::format("{:.1f} kB", n * 1e-3) : n < 1e9 ? fmt::format("{:.1f} MB", n * 1e-6) : fmt::format("{:.1f} GB", n * 1e-9);
 }
 
 void print_text(const Found& found, bool all) {

@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <csignal>
@@ -82,6 +83,22 @@ Action next_fault(std::string_view call) {
 
 bool fails(Action a) { return a == Action::eio || a == Action::enospc; }
 
+// write(2) or pwrite(2), until all is written.
+template <class Write>
+void write_pieces(const void* data, std::size_t size, const std::string& path, Write&& write) {
+  const char* p = static_cast<const char*>(data);
+  while (size > 0) {
+    const Action a = next_fault("write");
+    if (fails(a)) throw io_error("write", path);
+    if (a == Action::eintr) continue;
+    const ssize_t n = write(p, a == Action::short_write ? (size + 1) / 2 : size);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) throw io_error("write", path);
+    p += n;
+    size -= static_cast<std::size_t>(n);
+  }
+}
+
 std::string parent_of(const std::string& path) {
   const auto parent = std::filesystem::path(path).parent_path().string();
   return parent.empty() ? "." : parent;
@@ -109,18 +126,14 @@ int open_for_write(const std::string& path, bool append, bool truncate) {
 }
 
 void write_all(int fd, const void* data, std::size_t size, const std::string& path) {
-  const char* p = static_cast<const char*>(data);
-  while (size > 0) {
-    const Action a = next_fault("write");
-    if (fails(a)) throw io_error("write", path);
-    if (a == Action::eintr) continue;
-    const std::size_t want = a == Action::short_write ? (size + 1) / 2 : size;
-    const ssize_t n = ::write(fd, p, want);
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) throw io_error("write", path);
-    p += n;
-    size -= static_cast<std::size_t>(n);
-  }
+  write_pieces(data, size, path, [&](const char* p, std::size_t n) { return ::write(fd, p, n); });
+}
+
+void write_all_at(int fd, const void* data, std::size_t size, std::uint64_t offset, const std::string& path) {
+  const char* begin = static_cast<const char*>(data);
+  write_pieces(data, size, path, [&](const char* p, std::size_t n) {
+    return ::pwrite(fd, p, n, static_cast<off_t>(offset + static_cast<std::uint64_t>(p - begin)));
+  });
 }
 
 void sync_file(int fd, const std::string& path) {
@@ -268,6 +281,19 @@ void make_directories(const std::string& path) {
   if (ec) throw Error(Exit::io, fmt::format("cannot create folder: {}", ec.message()), path, "check the path and the permissions");
 }
 
+void require_space(const std::string& folder, std::uint64_t bytes) {
+  std::error_code ec;
+  const auto space = std::filesystem::space(folder, ec);
+  if (!ec && space.available < bytes)
+    throw Error(Exit::io, fmt::format("{} are to be written, and the disk has {} free", size_text(bytes), size_text(space.available)),
+                folder, "make room, or choose another disk");
+}
+
+std::string size_text(std::uint64_t bytes) {
+  const auto n = static_cast<double>(bytes);
+  return n < 1e6 ? fmt::format("{:.1f} kB", n * 1e-3) : n < 1e9 ? fmt::format("{:.1f} MB", n * 1e-6) : fmt::format("{:.1f} GB", n * 1e-9);
+}
+
 AtomicFile::AtomicFile(std::string path) : path_(std::move(path)), temporary_(fmt::format("{}.tmp-{}", path_, ::getpid())) {
   fd_ = sys::open_for_write(temporary_, /*append=*/false, /*truncate=*/true);
 }
@@ -283,6 +309,13 @@ void AtomicFile::write(const void* data, std::size_t size) {
   if (buffer_.size() + size > kBuffer) flush();
   if (size > kBuffer) sys::write_all(fd_, data, size, temporary_);
   else buffer_.append(static_cast<const char*>(data), size);
+}
+
+void AtomicFile::write_at(const void* data, std::size_t size, std::uint64_t offset) {
+  constexpr std::uint64_t kStart = 32 << 20;
+  sys::write_all_at(fd_, data, size, offset, temporary_);
+  const std::uint64_t before = written_at_.fetch_add(size);
+  if (before / kStart != (before + size) / kStart) ::sync_file_range(fd_, 0, 0, SYNC_FILE_RANGE_WRITE);  // a hint; commit() makes sure
 }
 
 void AtomicFile::flush() {
@@ -302,6 +335,18 @@ void write_file_atomic(const std::string& path, std::string_view text) {
   AtomicFile f(path);
   f.write(text);
   f.commit();
+}
+
+void copy_file_atomic(const std::string& from, const std::string& to) {
+  const InputFile in(from);
+  AtomicFile out(to);
+  std::string buffer(1 << 20, '\0');
+  for (std::uint64_t at = 0; at < in.size(); at += buffer.size()) {
+    const auto n = static_cast<std::size_t>(std::min<std::uint64_t>(buffer.size(), in.size() - at));
+    in.read(buffer.data(), n, at);
+    out.write(buffer.data(), n);
+  }
+  out.commit();
 }
 
 AppendFile::AppendFile(const std::string& path, bool truncate) : path_(path), fd_(sys::open_for_write(path, /*append=*/true, truncate)) {}

@@ -2,6 +2,7 @@
 // of a kind fail. Every write of finback goes through this file, so that one loop over n covers them all.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -59,6 +60,9 @@ std::string read_file(const std::string& path, std::uint64_t max_bytes);
 bool exists(const std::string& path);
 std::uint64_t file_size(const std::string& path);
 void make_directories(const std::string& path);
+// Throws Error(io) with both sizes if the disk that holds a folder has less than `bytes` to give.
+void require_space(const std::string& folder, std::uint64_t bytes);
+std::string size_text(std::uint64_t bytes);  // "1.5 GB"
 
 // A file being written, buffered. Nothing appears under `path` before commit(): bytes go to `path`.tmp-PID, then fsync,
 // rename, fsync of the folder. Without commit() the temporary file is removed. Throws Error(io).
@@ -69,15 +73,21 @@ class AtomicFile {
   AtomicFile(const AtomicFile&) = delete;
   void write(const void* data, std::size_t size);
   void write(std::string_view text) { write(text.data(), text.size()); }
+  // Straight to byte `offset`, by any number of threads at once, in any order; not mixed with write(). The disk starts on
+  // what lies there now and then, so that commit() does not find all of a large file still to be flushed.
+  void write_at(const void* data, std::size_t size, std::uint64_t offset);
   void commit();
 
  private:
   void flush();
   std::string path_, temporary_, buffer_;
   int fd_ = -1;
+  std::atomic<std::uint64_t> written_at_{0};
 };
 
 void write_file_atomic(const std::string& path, std::string_view text);
+// A copy under another name, atomic, in small pieces. Links are followed.
+void copy_file_atomic(const std::string& from, const std::string& to);
 
 // A file that grows line by line (metrics, logs). Each append is one write(2).
 class AppendFile {
@@ -96,6 +106,7 @@ class AppendFile {
 namespace sys {
 int open_for_write(const std::string& path, bool append, bool truncate);
 void write_all(int fd, const void* data, std::size_t size, const std::string& path);
+void write_all_at(int fd, const void* data, std::size_t size, std::uint64_t offset, const std::string& path);
 void sync_file(int fd, const std::string& path);
 void sync_directory(const std::string& path);
 void rename(const std::string& from, const std::string& to);

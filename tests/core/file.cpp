@@ -74,6 +74,33 @@ TEST_F(File, AnAtomicFileAppearsWholeOrNotAtAll) {
   EXPECT_EQ(code_of([&] { write_file_atomic(folder_ / "absent/file", "x"); }), 4);
 }
 
+TEST_F(File, PiecesMayBeWrittenInAnyOrder) {
+  for (const char* action : {"", "write:1:short", "write:2:eintr"}) {
+    set_fault(action);
+    AtomicFile f(path_);
+    f.write_at("world", 5, 6);
+    f.write_at("hello ", 6, 0);
+    set_fault("");
+    f.commit();
+    EXPECT_EQ(text(), "hello world") << action;
+  }
+  set_fault("write:1:enospc");
+  EXPECT_EQ(code_of([&] { AtomicFile(path_).write_at("x", 1, 0); }), 4);
+  set_fault("");
+  EXPECT_EQ(text(), "hello world");
+}
+
+TEST_F(File, ACopyHoldsTheSameAndFollowsLinks) {
+  const std::string large(3 << 20, 'z');
+  write_file_atomic(path_, large);
+  fs::create_symlink(path_, folder_ / "link");
+  copy_file_atomic(folder_ / "link", folder_ / "copy");
+  EXPECT_TRUE(read_file(folder_ / "copy", 1 << 30) == large);
+  EXPECT_FALSE(fs::is_symlink(folder_ / "copy"));
+  EXPECT_EQ(code_of([&] { copy_file_atomic(folder_ / "absent", folder_ / "other"); }), 4);
+  EXPECT_EQ(files(), 3u);
+}
+
 // The loop that every writer is tested with: the n-th call fails, for n = 1, 2, … until a clean pass.
 TEST_F(File, EveryFailingCallLeavesTheOldFileAndIsReported) {
   for (const char* action : {"eio", "enospc"}) {
