@@ -4,6 +4,7 @@
 #include "core/json.h"
 #include "core/log.h"
 #include "formats/convert.h"
+#include "formats/fp8.h"
 
 #include <algorithm>
 #include <cstring>
@@ -32,8 +33,10 @@ std::string list_some(const std::vector<std::string>& names) {
   return text;
 }
 
+}  // namespace
+
 // Several kinds of fault, each with all its tensors, as one error.
-class Faults {
+class ModelFolder::Faults {
  public:
   std::vector<std::string>& operator[](const std::string& kind) {
     for (auto& [k, names] : kinds_)
@@ -51,6 +54,8 @@ class Faults {
  private:
   std::vector<std::pair<std::string, std::vector<std::string>>> kinds_;
 };
+
+namespace {
 
 bool lies_in(const fs::path& file, const fs::path& folder) {
   const auto [end, _] = std::mismatch(folder.begin(), folder.end(), file.begin(), file.end());
@@ -149,12 +154,12 @@ ModelFolder::Tensor ModelFolder::find(std::string_view name) const {
   return it == tensors_.end() ? Tensor{} : it->second;
 }
 
-void ModelFolder::check(const model::ParameterList& list) const {
+std::vector<std::string> ModelFolder::check(const model::ParameterList& list) const {
   constexpr const char* kMisshapen = "tensors of another shape than config.json says";
   Faults faults;
   std::vector<std::string> misshapen;
   std::set<std::pair<std::int64_t, std::int64_t>> sizes;  // config.json's, the weights'
-  std::set<std::string_view> known;
+  std::set<std::string, std::less<>> known;
   for (const model::Parameter& p : list.parameters) {
     known.insert(p.name);
     const Tensor t = find(p.name);
@@ -163,11 +168,12 @@ void ModelFolder::check(const model::ParameterList& list) const {
       continue;
     }
     const auto dtype = dtype_of(t.info->dtype);
-    if (dtype == DType::e4m3)
-      throw Error(Exit::bad_input, fmt::format("tensor '{}' is FP8 (F8_E4M3 with weight_scale_inv), which is not read yet", p.name),
-                  t.file->path(), "convert the folder to BF16, as DeepSeek-V3's inference/fp8_cast_bf16.py does");
-    if (!dtype || !is_weight_dtype(*dtype))
-      faults["tensors of a dtype other than F32, BF16 and F16"].push_back(fmt::format("{} ({})", p.name, t.info->dtype));
+    if (dtype == DType::e4m3) {
+      check_scales_of(t, faults);
+      known.insert(scale_name(p.name));
+    } else if (!dtype || !is_weight_dtype(*dtype)) {
+      faults["tensors of a dtype other than F32, BF16, F16 and F8_E4M3"].push_back(fmt::format("{} ({})", p.name, t.info->dtype));
+    }
     if (t.info->shape == p.shape) continue;
     misshapen.push_back(fmt::format("{} {} instead of [{}]", p.name, t.info->shape_text(), fmt::join(p.shape, ", ")));
     for (std::size_t i = 0; i < p.shape.size() && t.info->shape.size() == p.shape.size(); ++i)
@@ -183,30 +189,98 @@ void ModelFolder::check(const model::ParameterList& list) const {
   for (const auto& file : files_)
     for (const TensorInfo& t : file->tensors())
       if (!known.contains(t.name)) extra.push_back(t.name);
-  if (!extra.empty())
-    core::warn("{}: tensors that config.json does not ask for are left out ({}): {}", path_, extra.size(), list_some(extra));
+  return extra;
 }
 
+void ModelFolder::warn_of_unknown(const std::vector<std::string>& names) const {
+  if (!names.empty())
+    core::warn("{}: tensors that config.json does not ask for are left out ({}): {}", path_, names.size(), list_some(names));
+}
+
+void ModelFolder::check_scales_of(Tensor weight, Faults& faults) const {
+  const std::string name = scale_name(weight.info->name);
+  const Tensor scales = find(name);
+  if (!scales) return faults["scales of FP8 weights missing"].push_back(name);
+  if (scales.info->dtype != "F32")
+    faults["scales of FP8 weights of a dtype other than F32"].push_back(fmt::format("{} ({})", name, scales.info->dtype));
+  if (const auto shape = scale_shape(weight.info->shape); shape.empty() || scales.info->shape != shape)
+    faults["scales of FP8 weights of another shape than one for each 128 x 128 block"].push_back(
+        fmt::format("{} {} instead of [{}]", name, scales.info->shape_text(), fmt::join(shape, ", ")));
+}
+
+void ModelFolder::check_scales(Tensor weight) const {
+  Faults faults;
+  check_scales_of(weight, faults);
+  faults.throw_if_any(path_);
+}
+
+void ModelFolder::read_scales(Tensor weight, std::int64_t first_row, std::int64_t rows, float* out) const {
+  const Tensor scales = find(scale_name(weight.info->name));
+  FB_CHECK(scales && scales.info->shape == scale_shape(weight.info->shape), "{}", weight.info->name);
+  const std::int64_t cols = scales.info->shape[1];
+  scales.file->read(*scales.info, out, static_cast<std::uint64_t>(first_row * cols) * sizeof(float),
+                    static_cast<std::uint64_t>(rows * cols) * sizeof(float));
+  check_scale_values(out, first_row, rows, cols, scales.info->name, scales.file->path());
+}
+
+namespace {
+
+// What one thread needs to load a tensor in pieces.
+class Loader {
+ public:
+  void load(const ModelFolder& folder, const ModelFolder::Tensor& t, const core::Mat& to) {
+    const DType from = *dtype_of(t.info->dtype);
+    if (from == to.dtype) return t.file->read(*t.info, to.data);
+    if (from == DType::e4m3) return dequantise(folder, t, to);
+    const auto from_size = static_cast<std::uint64_t>(core::size_of(from));
+    bytes_.resize(kChunk);
+    for (std::uint64_t at = 0; at < t.info->bytes(); at += kChunk) {
+      const std::uint64_t bytes = std::min<std::uint64_t>(kChunk, t.info->bytes() - at);
+      t.file->read(*t.info, bytes_.data(), at, bytes);
+      std::byte* begin = static_cast<std::byte*>(to.data) + at / from_size * static_cast<std::uint64_t>(core::size_of(to.dtype));
+      convert_weights(from, bytes_.data(), to.dtype, begin, static_cast<std::int64_t>(bytes / from_size));
+    }
+  }
+
+ private:
+  void dequantise(const ModelFolder& folder, const ModelFolder::Tensor& t, const core::Mat& to) {
+    const std::int64_t cols = to.cols, tile_cols = kernels::tiles_of(cols);
+    const std::int64_t run = kernels::kTile * std::max<std::int64_t>(1, static_cast<std::int64_t>(kChunk) / (kernels::kTile * cols));
+    for (std::int64_t row = 0; row < to.rows; row += run) {
+      const std::int64_t rows = std::min(run, to.rows - row), tiles = kernels::tiles_of(rows);
+      bytes_.resize(static_cast<std::size_t>(rows * cols));
+      scales_.resize(static_cast<std::size_t>(tiles * tile_cols));
+      t.file->read(*t.info, bytes_.data(), static_cast<std::uint64_t>(row * cols), static_cast<std::uint64_t>(rows * cols));
+      folder.read_scales(t, row / kernels::kTile, tiles, scales_.data());
+      const kernels::WeightView w{.data = bytes_.data(),
+                                  .dtype = DType::e4m3,
+                                  .rows = rows,
+                                  .cols = cols,
+                                  .scales = core::const_mat(scales_.data(), DType::f32, tiles, tile_cols)};
+      context_.kernels.dequantize_blocks(context_, w, to.row_range(row, rows));
+    }
+  }
+
+  core::Team team_{1};
+  core::Arena scratch_{"loading", kernels::scratch_bytes(1)};
+  kernels::Context context_{kernels::best(), team_, scratch_};
+  std::vector<std::byte> bytes_;
+  std::vector<float> scales_;
+};
+
+}  // namespace
+
 void ModelFolder::load(const model::ParameterList& list, core::Team& team, const model::SlabBuffers& out) const {
-  check(list);
+  warn_of_unknown(check(list));
+  std::vector<Loader> loaders(static_cast<std::size_t>(team.threads()));
   std::mutex mutex;
   std::exception_ptr failure;
-  core::parallel_for(team, static_cast<std::int64_t>(list.parameters.size()), [&](std::int64_t task) {
+  core::parallel_for(team, static_cast<std::int64_t>(list.parameters.size()), [&](std::int64_t task, int thread) {
     try {
       const model::Parameter& p = list.parameters[static_cast<std::size_t>(task)];
-      const Tensor t = find(p.name);
       const core::Mat to = out.of(p);
       FB_CHECK(to.contiguous() && to.size() == p.size(), "{}", p.name);
-      const DType from = *dtype_of(t.info->dtype);
-      if (from == to.dtype) return t.file->read(*t.info, to.data);
-      std::vector<std::byte> buffer(std::min(kChunk, t.info->bytes()));
-      const auto from_size = static_cast<std::uint64_t>(core::size_of(from));
-      for (std::uint64_t at = 0; at < t.info->bytes(); at += buffer.size()) {
-        const std::uint64_t bytes = std::min<std::uint64_t>(buffer.size(), t.info->bytes() - at);
-        t.file->read(*t.info, buffer.data(), at, bytes);
-        std::byte* begin = static_cast<std::byte*>(to.data) + at / from_size * static_cast<std::uint64_t>(core::size_of(to.dtype));
-        convert_weights(from, buffer.data(), to.dtype, begin, static_cast<std::int64_t>(bytes / from_size));
-      }
+      loaders[static_cast<std::size_t>(thread)].load(*this, find(p.name), to);
     } catch (...) {  // an exception may not leave a task
       std::lock_guard lock(mutex);
       if (!failure) failure = std::current_exception();
@@ -301,6 +375,22 @@ constexpr std::string_view kTokenizerFiles[] = {"tokenizer.json",
 
 }  // namespace
 
+std::vector<std::pair<std::string, std::string>> companions(const model::ModelConfig& config, const std::string& tokenizer) {
+  constexpr std::uint64_t kMaxTokenizer = 1 << 30;
+  const json::object generation = {
+      {"_from_model_config", true}, {"bos_token_id", config.bos_token_id}, {"eos_token_id", config.eos_token_id}};
+  std::vector<std::pair<std::string, std::string>> files = {{"generation_config.json", core::pretty_json(generation)}};
+  if (tokenizer.empty()) return files;
+  if (!fs::is_directory(tokenizer)) {
+    files.emplace_back(fs::path(tokenizer).filename().string(), core::read_file(tokenizer, kMaxTokenizer));
+    return files;
+  }
+  for (const auto name : kTokenizerFiles)
+    if (const std::string from = fmt::format("{}/{}", tokenizer, name); core::exists(from))
+      files.emplace_back(name, core::read_file(from, kMaxTokenizer));
+  return files;
+}
+
 std::vector<FileSum> save_model(const std::string& folder, const model::ModelConfig& config, const model::ParameterList& list,
                                 const model::SlabBuffers& weights, const SaveOptions& options) {
   FB_CHECK(options.dtype == DType::bf16 || options.dtype == DType::f32, "{}", core::name_of(options.dtype));
@@ -313,19 +403,7 @@ std::vector<FileSum> save_model(const std::string& folder, const model::ModelCon
   json::object config_json = model::to_json(config);
   config_json["torch_dtype"] = options.dtype == DType::bf16 ? "bfloat16" : "float32";
   put("config.json", core::pretty_json(config_json));
-  put("generation_config.json",
-      core::pretty_json(
-          json::object{{"_from_model_config", true}, {"bos_token_id", config.bos_token_id}, {"eos_token_id", config.eos_token_id}}));
-  if (!options.tokenizer.empty()) {
-    constexpr std::uint64_t kMaxTokenizer = 1 << 30;
-    if (!fs::is_directory(options.tokenizer)) {
-      put(fs::path(options.tokenizer).filename().string(), core::read_file(options.tokenizer, kMaxTokenizer));
-    } else {
-      for (const auto name : kTokenizerFiles)
-        if (const std::string from = fmt::format("{}/{}", options.tokenizer, name); core::exists(from))
-          put(std::string(name), core::read_file(from, kMaxTokenizer));
-    }
-  }
+  for (const auto& [name, text] : companions(config, options.tokenizer)) put(name, text);
 
   const auto shards = split_into_shards(list, options);
   if (shards.size() == 1) {

@@ -2,10 +2,10 @@
 
 #include "core/error.h"
 #include "formats/convert.h"
+#include "formats/fp8.h"
 #include "formats/megatron.h"
 
 #include <algorithm>
-#include <cmath>
 #include <filesystem>
 #include <set>
 
@@ -46,24 +46,35 @@ std::vector<std::string> split_name(std::string_view name, std::vector<std::int6
   return parts;
 }
 
-// The faults of the values of one file, a tensor each.
+std::int64_t count_non_finite_in(const SafetensorsFile& file, const TensorInfo& t, DType dtype) {
+  constexpr std::uint64_t kChunk = 1 << 20;
+  std::vector<std::byte> values(std::min(kChunk, t.bytes()));
+  std::int64_t bad = 0;
+  for (std::uint64_t at = 0; at < t.bytes(); at += kChunk) {
+    const std::uint64_t bytes = std::min(kChunk, t.bytes() - at);
+    file.read(t, values.data(), at, bytes);
+    bad += count_non_finite(dtype, values.data(), static_cast<std::int64_t>(bytes) / core::size_of(dtype));
+  }
+  return bad;
+}
+
+// The faults of the values of one file, a tensor each. The scales of FP8 weights must be above zero too.
 void check_values_of(const SafetensorsFile& file, std::vector<std::string>& faults) {
-  constexpr std::int64_t kRun = 1 << 18;
-  std::vector<std::byte> raw(kRun * 8);
-  std::vector<double> values(kRun);
+  constexpr DType kFloating[] = {DType::f64, DType::f32, DType::bf16, DType::f16, DType::e4m3, DType::e5m2};
   for (const TensorInfo& t : file.tensors()) {
     const auto dtype = dtype_of(t.dtype);
-    if (dtype != DType::f64 && dtype != DType::f32 && dtype != DType::bf16 && dtype != DType::f16) continue;
-    const auto size = static_cast<std::uint64_t>(core::size_of(*dtype));
-    std::int64_t bad = 0;
-    for (std::uint64_t at = 0; at < t.bytes(); at += kRun * size) {
-      const std::uint64_t bytes = std::min<std::uint64_t>(kRun * size, t.bytes() - at);
-      const auto n = static_cast<std::int64_t>(bytes / size);
-      file.read(t, raw.data(), at, bytes);
-      convert_weights(*dtype, raw.data(), DType::f64, values.data(), n);
-      bad += std::count_if(values.begin(), values.begin() + n, [](double v) { return !std::isfinite(v); });
+    if (!dtype || std::find(std::begin(kFloating), std::end(kFloating), *dtype) == std::end(kFloating)) continue;
+    if (*dtype == DType::f32 && t.shape.size() == 2 && t.name.ends_with(kScaleSuffix)) {
+      std::vector<float> scales(t.bytes() / sizeof(float));
+      file.read(t, scales.data());
+      try {
+        check_scale_values(scales.data(), 0, t.shape[0], t.shape[1], t.name, file.path());
+      } catch (const Error& e) {
+        faults.emplace_back(e.what());
+      }
+    } else if (const std::int64_t bad = count_non_finite_in(file, t, *dtype); bad > 0) {
+      faults.push_back(fmt::format("{}: tensor '{}' holds {} values that are NaN or infinite", file.path(), t.name, bad));
     }
-    if (bad > 0) faults.push_back(fmt::format("{}: tensor '{}' holds {} values that are NaN or infinite", file.path(), t.name, bad));
   }
 }
 
@@ -76,7 +87,7 @@ void verify_model(Verified& v, bool check_values) {
     }
     if (check_values) check_values_of(*file, v.faults);
   }
-  folder.check(model::list_parameters(model::read_config(v.path)));
+  folder.warn_of_unknown(folder.check(model::list_parameters(model::read_config(v.path))));
 }
 
 // What throws in `body` becomes a fault of `v`: a damaged file must not hide the state of the others.

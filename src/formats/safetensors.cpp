@@ -130,45 +130,38 @@ std::string_view safetensors_name(DType dtype) {
   return {};
 }
 
-SafetensorsFile::SafetensorsFile(const std::string& path) : file_(path) {
+SafetensorsHead parse_head(std::string_view text, std::uint64_t file_bytes, const std::string& path) {
   const auto refuse = [&](std::string_view what) -> Error { return {Exit::bad_input, what, path, kRemedy}; };
-  std::uint64_t n = 0;
-  if (file_.size() < sizeof n) throw refuse(fmt::format("file too short for header, {} bytes", file_.size()));
-  file_.read(&n, sizeof n, 0);
-  if (n > kMaxHeader) throw refuse(fmt::format("header length {} at byte 0, at most {} is allowed", n, kMaxHeader));
-  if (n > file_.size() - sizeof n) throw refuse(fmt::format("file too short for header, {} of {} bytes", file_.size(), sizeof n + n));
-  std::string header(n, '\0');
-  file_.read(header.data(), n, sizeof n);
-  parse(header, sizeof n + n);
-}
-
-void SafetensorsFile::parse(std::string_view header, std::uint64_t data_begin) {
-  const auto refuse = [&](std::string_view what) -> Error { return {Exit::bad_input, what, path(), kRemedy}; };
-  if (header.empty() || header.front() != '{') throw refuse("the header does not begin with '{' at byte 8");
-  if (const auto last = header.find_last_not_of(' '); header[last] != '}')
+  const std::uint64_t n = text.size(), data_begin = sizeof n + n;
+  SafetensorsHead head;
+  if (file_bytes < data_begin) throw refuse(fmt::format("file too short for header, {} of {} bytes", file_bytes, data_begin));
+  head.file_bytes = file_bytes;
+  head.text.assign(reinterpret_cast<const char*>(&n), sizeof n).append(text);
+  if (text.empty() || text.front() != '{') throw refuse("the header does not begin with '{' at byte 8");
+  if (const auto last = text.find_last_not_of(' '); text[last] != '}')
     throw refuse(fmt::format("the header ends with something else than '}}' and spaces at byte {}", 8 + last));
-  const json::value value = core::parse_json(header, path() + " header, which begins at byte 8",
-                                             {.max_bytes = kMaxHeader, .max_depth = 8, .exit = Exit::bad_input});
+  const json::value value =
+      core::parse_json(text, path + " header, which begins at byte 8", {.max_bytes = kMaxHeader, .max_depth = 8, .exit = Exit::bad_input});
 
   for (const auto& [key, entry] : value.get_object()) {
     if (key == "__metadata__") {
       if (!entry.is_object()) throw refuse("__metadata__ is not an object");
       for (const auto& [k, v] : entry.get_object()) {
         if (!v.is_string()) throw refuse(fmt::format("__metadata__ '{}' is not a string", std::string_view(k)));
-        metadata_.emplace(std::string(k), std::string(v.get_string()));
+        head.metadata.emplace(std::string(k), std::string(v.get_string()));
       }
     } else {
-      tensors_.push_back(EntryReader(key, path()).read(entry));
+      head.tensors.push_back(EntryReader(key, path).read(entry));
     }
   }
 
   // The tensors' bytes must follow one another from the header's end to the file's: no hole, no overlap, no tail.
-  std::sort(tensors_.begin(), tensors_.end(),
+  std::sort(head.tensors.begin(), head.tensors.end(),
             [](const TensorInfo& a, const TensorInfo& b) { return std::tie(a.begin, a.end, a.name) < std::tie(b.begin, b.end, b.name); });
-  const std::uint64_t data_bytes = file_.size() - data_begin;
+  const std::uint64_t data_bytes = file_bytes - data_begin;
   std::uint64_t end = 0;
   std::string_view previous = "the header";
-  for (TensorInfo& t : tensors_) {
+  for (TensorInfo& t : head.tensors) {
     if (t.begin != end)
       throw refuse(fmt::format("tensor '{}' begins at data byte {}, '{}' before it ends at {}: {}", t.name, t.begin, previous, end,
                                t.begin < end ? "they overlap" : "there is a hole between them"));
@@ -179,9 +172,57 @@ void SafetensorsFile::parse(std::string_view header, std::uint64_t data_begin) {
     previous = t.name;
     t.begin += data_begin;
     t.end += data_begin;
-    by_name_.emplace(t.name, &t);
   }
   if (end != data_bytes) throw refuse(fmt::format("{} bytes after the last tensor, '{}'", data_bytes - end, previous));
+  return head;
+}
+
+SafetensorsHead make_head(std::vector<TensorInfo> tensors, const std::map<std::string, std::string>& metadata) {
+  json::object header;
+  if (!metadata.empty()) {
+    json::object& m = header["__metadata__"].emplace_object();
+    for (const auto& [k, v] : metadata) m[k] = v;
+  }
+  header.reserve(tensors.size() + 1);
+  std::uint64_t at = 0;
+  for (TensorInfo& t : tensors) {
+    FB_CHECK(!header.contains(t.name), "tensor '{}' twice", t.name);
+    std::uint64_t bits = find_type(t.dtype)->bits;
+    for (const std::int64_t dim : t.shape) bits *= static_cast<std::uint64_t>(dim);
+    t.begin = at;
+    t.end = at += bits / 8;
+    header[t.name] = {{"dtype", t.dtype}, {"shape", json::array(t.shape.begin(), t.shape.end())}, {"data_offsets", {t.begin, t.end}}};
+  }
+  std::string text = json::serialize(header);
+  text.append((64 - (8 + text.size()) % 64) % 64, ' ');
+  const std::uint64_t n = text.size(), data_begin = sizeof n + n;
+  for (TensorInfo& t : tensors) {
+    t.begin += data_begin;
+    t.end += data_begin;
+  }
+  SafetensorsHead head{std::move(tensors), metadata, {}, data_begin + at};
+  head.text.assign(reinterpret_cast<const char*>(&n), sizeof n).append(text);
+  return head;
+}
+
+SafetensorsFile::SafetensorsFile(const std::string& path) : file_(path) {
+  const auto refuse = [&](std::string_view what) -> Error { return {Exit::bad_input, what, path, kRemedy}; };
+  std::uint64_t n = 0;
+  if (file_.size() < sizeof n) throw refuse(fmt::format("file too short for header, {} bytes", file_.size()));
+  file_.read(&n, sizeof n, 0);
+  if (n > kMaxHeader) throw refuse(fmt::format("header length {} at byte 0, at most {} is allowed", n, kMaxHeader));
+  if (n > file_.size() - sizeof n) throw refuse(fmt::format("file too short for header, {} of {} bytes", file_.size(), sizeof n + n));
+  head_bytes_ = n;
+  SafetensorsHead head = parse_head(head_text(), file_.size(), path);
+  tensors_ = std::move(head.tensors);
+  metadata_ = std::move(head.metadata);
+  for (const TensorInfo& t : tensors_) by_name_.emplace(t.name, &t);
+}
+
+std::string SafetensorsFile::head_text() const {
+  std::string text(head_bytes_, '\0');
+  file_.read(text.data(), text.size(), sizeof head_bytes_);
+  return text;
 }
 
 const TensorInfo* SafetensorsFile::find(std::string_view name) const {
@@ -199,30 +240,12 @@ void SafetensorsFile::read(const TensorInfo& tensor, void* out, std::uint64_t fi
 SafetensorsWriter::SafetensorsWriter(const std::string& path, std::vector<Entry> entries,
                                      const std::map<std::string, std::string>& metadata)
     : path_(path), file_(path) {
-  json::object header;
-  if (!metadata.empty()) {
-    json::object& m = header["__metadata__"].emplace_object();
-    for (const auto& [k, v] : metadata) m[k] = v;
-  }
-  header.reserve(entries.size() + 1);
-  std::uint64_t at = 0;
-  for (const Entry& e : entries) {
-    std::uint64_t bytes = static_cast<std::uint64_t>(core::size_of(e.dtype));
-    for (const std::int64_t dim : e.shape) bytes *= static_cast<std::uint64_t>(dim);
-    FB_CHECK(!header.contains(e.name), "tensor '{}' twice in {}", e.name, path);
-    json::object& o = header[e.name].emplace_object();
-    o["dtype"] = safetensors_name(e.dtype);
-    o["shape"] = json::array(e.shape.begin(), e.shape.end());
-    o["data_offsets"] = {at, at + bytes};
-    tensors_.push_back({e.name, at, bytes, 0});
-    at += bytes;
-  }
-  std::string text = json::serialize(header);
-  text.append((64 - (8 + text.size()) % 64) % 64, ' ');
-  const std::uint64_t n = text.size();
-  put(&n, sizeof n);
-  put(text.data(), n);
-  for (TensorSum& t : tensors_) t.begin += file_bytes_;
+  std::vector<TensorInfo> tensors;
+  for (Entry& e : entries)
+    tensors.push_back({.name = std::move(e.name), .dtype = std::string(safetensors_name(e.dtype)), .shape = std::move(e.shape)});
+  const SafetensorsHead head = make_head(std::move(tensors), metadata);
+  for (const TensorInfo& t : head.tensors) tensors_.push_back({t.name, t.begin, t.bytes(), 0});
+  put(head.text.data(), head.text.size());
 }
 
 void SafetensorsWriter::put(const void* data, std::uint64_t size) {

@@ -32,6 +32,18 @@ struct TensorInfo {
 std::optional<core::DType> dtype_of(std::string_view safetensors_name);
 std::string_view safetensors_name(core::DType dtype);
 
+// A file's first bytes, up to where the tensors' data begin.
+struct SafetensorsHead {
+  std::vector<TensorInfo> tensors;  // in the order of their bytes, from 0 to the file's size
+  std::map<std::string, std::string> metadata;
+  std::string text;              // the header's length, its JSON and the spaces after it
+  std::uint64_t file_bytes = 0;  // with all data
+};
+// Reads one: `text` without the eight bytes of its length, of a file that is `file_bytes` long. Throws Error(bad_input).
+SafetensorsHead parse_head(std::string_view text, std::uint64_t file_bytes, const std::string& path);
+// Makes one: begin and end of `tensors` are set, one after the other. The data begin at a multiple of 64.
+SafetensorsHead make_head(std::vector<TensorInfo> tensors, const std::map<std::string, std::string>& metadata = {{"format", "pt"}});
+
 class SafetensorsFile {
  public:
   explicit SafetensorsFile(const std::string& path);
@@ -39,6 +51,7 @@ class SafetensorsFile {
   const std::vector<TensorInfo>& tensors() const { return tensors_; }  // in the order of their bytes
   const TensorInfo* find(std::string_view name) const;                 // null: not in this file
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
+  std::string head_text() const;  // the header as it stands in the file, without its length; read again
   const std::string& path() const { return file_.path(); }
   std::uint64_t size() const { return file_.size(); }
 
@@ -47,9 +60,8 @@ class SafetensorsFile {
   void read(const TensorInfo& tensor, void* out) const { read(tensor, out, 0, tensor.bytes()); }
 
  private:
-  void parse(std::string_view header, std::uint64_t data_begin);
-
   core::InputFile file_;
+  std::uint64_t head_bytes_ = 0;
   std::vector<TensorInfo> tensors_;
   std::unordered_map<std::string_view, const TensorInfo*> by_name_;
   std::map<std::string, std::string> metadata_;

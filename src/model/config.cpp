@@ -218,7 +218,7 @@ json::object to_json(const ModelConfig& c) {
   o["intermediate_size"] = c.intermediate_size;
   o["kv_lora_rank"] = c.kv_lora_rank;
   o["max_position_embeddings"] = c.max_position_embeddings;
-  o["moe_intermediate_size"] = c.moe_intermediate_size;
+  if (c.moe_intermediate_size > 0) o["moe_intermediate_size"] = c.moe_intermediate_size;
   o["moe_layer_freq"] = 1;
   if (!c.mtp_hidden_post_norm) o["mtp_hidden"] = "pre_norm";
   o["n_group"] = c.n_group;

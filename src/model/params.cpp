@@ -40,7 +40,13 @@ class Lister {
     const int s = slab(pieces.front().name, role, layer, 1, rows, cols);
     std::int64_t row = 0;
     for (const Piece& p : pieces) {
-      out_.parameters.push_back({p.name, {p.rows, cols}, s, row, p.rows, cols});
+      out_.parameters.push_back({.name = p.name,
+                                 .shape = {p.rows, cols},
+                                 .slab = s,
+                                 .row = row,
+                                 .rows = p.rows,
+                                 .cols = cols,
+                                 .fp8 = role == Role::linear || role == Role::expert});
       row += p.rows;
     }
   }
@@ -51,7 +57,7 @@ class Lister {
 
   void norm(const std::string& name, std::int64_t layer, std::int64_t n) {
     const int s = slab(name, Role::norm, layer, 1, 1, n);
-    out_.parameters.push_back({name, {n}, s, 0, 1, n, Init::ones});
+    out_.parameters.push_back({.name = name, .shape = {n}, .slab = s, .rows = 1, .cols = n, .init = Init::ones});
   }
 
   // gate_proj above up_proj, so that one product makes both; then down_proj.
@@ -66,9 +72,13 @@ class Lister {
     const int down = slab(prefix + "0.down_proj.weight", Role::expert, layer, E, D, F);
     for (std::int64_t e = 0; e < E; ++e) {
       const std::string expert = fmt::format("{}{}.", prefix, e);
-      out_.parameters.push_back({expert + "gate_proj.weight", {F, D}, gate_up, e * 2 * F, F, D});
-      out_.parameters.push_back({expert + "up_proj.weight", {F, D}, gate_up, e * 2 * F + F, F, D});
-      out_.parameters.push_back({expert + "down_proj.weight", {D, F}, down, e * D, D, F});
+      const auto piece = [&](const char* name, int slab, std::int64_t row, std::int64_t rows, std::int64_t cols) {
+        out_.parameters.push_back(
+            {.name = expert + name, .shape = {rows, cols}, .slab = slab, .row = row, .rows = rows, .cols = cols, .fp8 = true});
+      };
+      piece("gate_proj.weight", gate_up, e * 2 * F, F, D);
+      piece("up_proj.weight", gate_up, e * 2 * F + F, F, D);
+      piece("down_proj.weight", down, e * D, D, F);
     }
   }
 
@@ -92,8 +102,13 @@ class Lister {
     one(mlp + "gate.weight", Role::gate, l, c_.n_routed_experts, D);
     if (c_.has_gate_bias()) {
       const int s = slab(mlp + "gate.e_score_correction_bias", Role::gate_bias, l, 1, 1, c_.n_routed_experts);
-      out_.parameters.push_back(
-          {mlp + "gate.e_score_correction_bias", {c_.n_routed_experts}, s, 0, 1, c_.n_routed_experts, Init::zeros, /*keep_f32=*/true});
+      out_.parameters.push_back({.name = mlp + "gate.e_score_correction_bias",
+                                 .shape = {c_.n_routed_experts},
+                                 .slab = s,
+                                 .rows = 1,
+                                 .cols = c_.n_routed_experts,
+                                 .init = Init::zeros,
+                                 .keep_f32 = true});
     }
     experts(mlp + "experts.", l);
     if (c_.n_shared_experts > 0) swiglu(mlp + "shared_experts.", l, c_.n_shared_experts * c_.moe_intermediate_size);
@@ -106,6 +121,7 @@ class Lister {
     norm(layer + "enorm.weight", l, D);
     norm(layer + "hnorm.weight", l, D);
     one(layer + "eh_proj.weight", Role::linear, l, D, 2 * D);
+    out_.parameters.back().fp8 = false;
     block(l);
     norm(layer + "shared_head.norm.weight", l, D);
     out_.duplicates.push_back({layer + "shared_head.head.weight", "lm_head.weight"});
@@ -141,20 +157,25 @@ SlabBuffers take_slabs(core::Arena& arena, const ParameterList& list, core::DTyp
   return out;
 }
 
+void initial_values(const ModelConfig& config, const Parameter& p, std::uint64_t seed, std::int64_t first, const core::Mat& out) {
+  const core::Rng rng(seed, core::Stream::init, name_hash(p.name));
+  for (std::int64_t i = 0; i < out.size(); ++i) {
+    const double value = p.init == Init::normal ? config.initializer_range * rng.normal(static_cast<std::uint64_t>(first + i))
+                         : p.init == Init::ones ? 1.0
+                                                : 0.0;
+    if (out.dtype == core::DType::f64) out.row<double>(0)[i] = value;
+    else out.row<float>(0)[i] = static_cast<float>(value);
+  }
+}
+
 void initialise(const ModelConfig& config, const ParameterList& list, std::uint64_t seed, core::Team& team, const SlabBuffers& master) {
   constexpr std::int64_t kRun = 1 << 14;  // elements a task
   for (const Parameter& p : list.parameters) {
     const core::Mat m = master.of(p);
     if (!m) continue;
-    const core::Rng rng(seed, core::Stream::init, name_hash(p.name));
     core::parallel_for(team, (p.size() + kRun - 1) / kRun, [&](std::int64_t task) {
-      for (std::int64_t i = task * kRun; i < std::min((task + 1) * kRun, p.size()); ++i) {
-        const double value = p.init == Init::normal ? config.initializer_range * rng.normal(static_cast<std::uint64_t>(i))
-                             : p.init == Init::ones ? 1.0
-                                                    : 0.0;
-        if (m.dtype == core::DType::f64) m.row<double>(0)[i] = value;
-        else m.row<float>(0)[i] = static_cast<float>(value);
-      }
+      const std::int64_t first = task * kRun, n = std::min(kRun, p.size() - first);
+      initial_values(config, p, seed, first, core::mat(static_cast<std::byte*>(m.data) + first * size_of(m.dtype), m.dtype, 1, n));
     });
   }
 }

@@ -36,6 +36,7 @@ struct Parameter {
   std::int64_t row = 0, rows = 0, cols = 0;  // rows row … row+rows-1 of the slab
   Init init = Init::normal;
   bool keep_f32 = false;  // stored as F32 in checkpoints whatever the rest (the gate's bias)
+  bool fp8 = false;       // stored in E4M3 in FP8 folders: what linear layers and experts hold, MTP's eh_proj excepted
   std::int64_t size() const { return rows * cols; }
 };
 
@@ -62,8 +63,10 @@ struct SlabBuffers {
 // Slabs of dtype `dtype` (f64, f32, bf16); slabs of Role::gate_bias are f32 at least. `trained_only` leaves the others null.
 SlabBuffers take_slabs(core::Arena& arena, const ParameterList& list, core::DType dtype, bool trained_only = false);
 
-// Initial values, a pure function of (seed, parameter name, element): the same whatever the layout or the order.
-// Writes masters (f32 or f64).
+// Initial values, a pure function of (seed, parameter name, element): the same whatever the layout or the order. Element `first` of
+// the parameter and those after it, as many as `out` (f32 or f64, contiguous) holds.
+void initial_values(const ModelConfig& config, const Parameter& p, std::uint64_t seed, std::int64_t first, const core::Mat& out);
+// … of every parameter, into masters.
 void initialise(const ModelConfig& config, const ParameterList& list, std::uint64_t seed, core::Team& team, const SlabBuffers& master);
 
 }  // namespace finback::model

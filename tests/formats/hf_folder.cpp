@@ -3,6 +3,7 @@
 #include "core/json.h"
 #include "formats/convert.h"
 #include "numerics/bf16.h"
+#include "numerics/e4m3.h"
 #include "numerics/f16.h"
 #include "tests/formats/small_model.h"
 #include "tests/formats/temp_folder.h"
@@ -171,17 +172,67 @@ TEST_F(HfFolder, AConfigOfOtherWeightsIsAtFaultAndItsFieldNamed) {
   }
 }
 
-TEST_F(HfFolder, RefusesWeightsItCannotReadByName) {
-  save();
+// FP8 as DeepSeek-V3's folder has it: codes times the scale of their block of 128 x 128.
+class Fp8Weights : public HfFolder {
+ protected:
+  static constexpr const char* kName = "model.layers.0.mlp.gate_proj.weight";  // [12, 8]
+  Fp8Weights() { save(); }
+  void make_fp8(DType scale_type = DType::f32, std::vector<std::int64_t> scale_shape = {1, 1}) {
+    rewrite([&](auto& entries, auto& data) {
+      for (std::size_t i = 0; i < entries.size(); ++i)
+        if (entries[i].name == kName) {
+          entries[i].dtype = DType::e4m3;
+          data[i].clear();
+          for (int code = 0; code < 96; ++code) data[i].push_back(static_cast<char>(code % 2 ? code | 0x80 : code));
+        }
+      const float scale = 0.003f;
+      entries.push_back({std::string(kName) + "_scale_inv", scale_type, std::move(scale_shape)});
+      data.emplace_back(reinterpret_cast<const char*>(&scale), core::size_of(scale_type));
+    });
+  }
+};
+
+TEST_F(Fp8Weights, AreDequantisedToTheTypeAskedFor) {
+  make_fp8();
+  SmallModel wide, narrow(DType::bf16);
+  load(wide);
+  load(narrow);
+  for (const auto& p : model_.list.parameters)
+    for (std::int64_t i = 0; i < p.size(); ++i) {
+      const auto code = static_cast<std::uint8_t>(i % 2 ? i | 0x80 : i);
+      const float want =
+          p.name == kName ? static_cast<float>(numerics::e4m3::from_bits(code)) * 0.003f : model_.weights.of(p).row<float>(0)[i];
+      ASSERT_EQ(wide.weights.of(p).row<float>(0)[i], want) << p.name;
+      if (p.keep_f32) continue;
+      ASSERT_EQ(narrow.weights.of(p).row<numerics::bf16>(0)[i].bits, numerics::bf16(want).bits) << p.name;
+    }
+  EXPECT_EQ(warnings_of_load(), "") << "scales are no unknown tensors";
+}
+
+TEST_F(Fp8Weights, NeedTheirScales) {
+  SmallModel m;
   rewrite([](auto& entries, auto& data) {
     for (std::size_t i = 0; i < entries.size(); ++i)
-      if (entries[i].name == "lm_head.weight") {
-        entries[i].dtype = DType::e4m3;
-        data[i].resize(88);
-      }
+      if (entries[i].name == kName) entries[i].dtype = DType::e4m3, data[i].resize(96);
   });
-  SmallModel m;
-  expect_error(Exit::bad_input, {"lm_head.weight", "FP8", "convert the folder to BF16"}, [&] { load(m); });
+  expect_error(Exit::bad_input, {"scales of FP8 weights missing (1)", kName}, [&] { load(m); });
+  make_fp8(DType::bf16);
+  expect_error(Exit::bad_input, {"dtype other than F32", "_scale_inv (BF16)"}, [&] { load(m); });
+  save();
+  make_fp8(DType::f32, {1});
+  expect_error(Exit::bad_input, {"_scale_inv [1] instead of [1, 1]"}, [&] { load(m); });
+}
+
+TEST_F(Fp8Weights, NeedScalesAboveZero) {
+  make_fp8();
+  for (const float bad : {0.0f, -1.0f, INFINITY, NAN}) {
+    rewrite([&](auto& entries, auto& data) {
+      for (std::size_t i = 0; i < entries.size(); ++i)
+        if (entries[i].name.ends_with("_scale_inv")) std::memcpy(data[i].data(), &bad, sizeof bad);
+    });
+    SmallModel m;
+    expect_error(Exit::bad_input, {std::string(kName) + "_scale_inv' [0, 0] is"}, [&] { load(m); });
+  }
 }
 
 TEST_F(HfFolder, ExtraTensorsAreOneWarning) {
@@ -300,6 +351,30 @@ TEST(ConvertWeights, EveryBinary16IsItsValue) {
     ASSERT_EQ(out, static_cast<float>(value)) << bits;
     ASSERT_EQ(std::signbit(out), (bits & 0x8000) != 0) << bits;
   }
+}
+
+TEST(CountNonFinite, FindsEveryKindWhereverItLies) {
+  const auto count = [](DType dtype, const auto& values) { return count_non_finite(dtype, values.data(), std::ssize(values)); };
+  std::vector<float> f(300, 3e38f);
+  std::vector<double> d(300, 1e308);
+  std::vector<std::uint16_t> b(300, 0x7f7f), h(300, 0x7bff);
+  std::vector<std::uint8_t> e(300, 0xfe);
+  EXPECT_EQ(count(DType::f32, f) + count(DType::f64, d) + count(DType::bf16, b) + count(DType::f16, h) + count(DType::e4m3, e), 0);
+  for (const std::size_t at : {0, 127, 128, 299}) {
+    f[at] = at % 2 ? INFINITY : NAN;
+    d[at] = -INFINITY;
+    b[at] = 0xff80;
+    h[at] = 0x7e00;
+    e[at] = at % 2 ? 0x7f : 0xff;
+  }
+  EXPECT_EQ(count(DType::f32, f), 4);
+  EXPECT_EQ(count(DType::f64, d), 4);
+  EXPECT_EQ(count(DType::bf16, b), 4);
+  EXPECT_EQ(count(DType::f16, h), 4);
+  EXPECT_EQ(count(DType::e4m3, e), 4);
+  EXPECT_EQ(count_non_finite(DType::e4m3, e.data(), 0), 0);
+  std::fill(e.begin(), e.end(), 0x7f);
+  EXPECT_EQ(count(DType::e4m3, e), 300) << "more than a byte can count";
 }
 
 }  // namespace

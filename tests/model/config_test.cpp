@@ -27,6 +27,14 @@ TEST(Config, ReadsTheCommittedModelsAndWritesThemBack) {
   }
 }
 
+TEST(Config, ADenseModelReadsBack) {
+  json::object dense = tiny();
+  for (const char* key : {"n_routed_experts", "n_shared_experts", "num_experts_per_tok", "moe_intermediate_size", "n_group", "topk_group"})
+    dense.erase(key);
+  const ModelConfig c = parse_config(dense, "dense");
+  EXPECT_EQ(to_json(parse_config(to_json(c), "written")), to_json(c));
+}
+
 TEST(Config, EveryBadFieldIsNamed) {
   const std::pair<const char*, json::value> cases[] = {
       {"model_type", "llama"},
