@@ -10,6 +10,7 @@ void add_train(CLI::App& app);
 void add_tokenizer(CLI::App& app);
 void add_data(CLI::App& app);
 void add_init(CLI::App& app);
+void add_convert(CLI::App& app);
 void add_score(CLI::App& app);
 void add_generate(CLI::App& app);
 void add_inspect(CLI::App& app);

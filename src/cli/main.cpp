@@ -33,6 +33,7 @@ int main(int argc, char** argv) {
   app.get_formatter()->column_width(36);
   finback::cli::add_train(app);
   finback::cli::add_init(app);
+  finback::cli::add_convert(app);
   finback::cli::add_score(app);
   finback::cli::add_generate(app);
   finback::cli::add_bench(app);

@@ -90,8 +90,27 @@ for change in 's/"num_attention_heads": 2/"num_attention_heads": 0/' 's/"num_hid
   anew; edit "$change" m/config.json; fault 2 "$(sed -E 's/.*\/"([a-z_]+)": .*/\1/' <<<"$change")" "${score[@]}"
 done
 sed 's/"hidden_size": 16/"hidden_size": 1000000/; s/"vocab_size": 300/"vocab_size": 4000000/' m.json >huge.json
-fault 2 "GiB of memory are needed" init --config huge.json --out huge
+fault 4 "GB are to be written" init --config huge.json --out huge
 fault 2 "GiB of memory" train run.toml --set model.config=huge.json --check
+
+# conversions
+done_well convert --in good --out bf16 --dtype bf16
+done_well convert --in bf16 --out fp8 --dtype fp8
+done_well score --model fp8 --ids 1,2,3
+done_well verify fp8 --check-tensors
+done_well convert --in fp8 --out back --dtype bf16
+fault 2 "there already" convert --in fp8 --out back --dtype bf16
+fault 2 "is the input" convert --in fp8 --out fp8/. --dtype bf16
+fault 4 "nowhere" convert --in nowhere --out x --dtype bf16
+scale=model.layers.0.self_attn.o_proj.weight_scale
+rm -rf m && cp -r fp8 m; edit "s/\"${scale}_inv\"/\"${scale}_irv\"/" m/model.safetensors
+for command in "score --model m --ids 1" "convert --in m --out x --dtype bf16" "convert --in m --out x --dtype fp8" "verify m"; do
+  read -ra words <<<"$command"
+  fault 3 "$([ "${words[0]}" = verify ] && echo fault || echo "${scale}_inv")" "${words[@]}"
+done
+rm -rf m && cp -r fp8 m; edit 's/"quantization_config"/"quantisation_config"/' m/config.json; fault 3 "F8_E4M3" convert --in m --out x --dtype bf16
+anew; edit 's/"float32"/"bfloat16"/' m/config.json; fault 3 "no weight holds it" convert --in m --out x --dtype fp8
+[ ! -e x ] && [ ! -e x.tmp ] || complain "a refused conversion left a folder"
 
 # tokenizers and texts
 encode=(tokenizer encode --tokenizer m --in text.txt)
