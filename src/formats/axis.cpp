@@ -88,7 +88,8 @@ double Axis::position(double value) const {
 }
 
 Axis linear_axis(double low, double high, int marks, bool round_out) {
-  if (!(high > low)) {  // one value: a window around it
+  // One value, or values that only rounding tells apart: a window around them. (Steps that are lost in the ticks' size would never end.)
+  if (!(high - low > 1e-9 * std::max(std::abs(low), std::abs(high)))) {
     const double half = low == 0 ? 1 : std::abs(low) * 0.1;
     low -= half;
     high += half;

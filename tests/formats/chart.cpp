@@ -23,6 +23,7 @@ TEST(Axis, TicksAreRoundAndCoverTheData) {
   EXPECT_EQ(labels(linear_axis(-0.07, 0.22, 5, true)), (Labels{"−0.1", "0", "0.1", "0.2", "0.3"}));
   EXPECT_EQ(labels(linear_axis(0, 24300, 5, true)), (Labels{"0", "5k", "10k", "15k", "20k", "25k"}));
   EXPECT_EQ(labels(linear_axis(7, 7, 5, false)).empty(), false);
+  EXPECT_LE(linear_axis(5.560373991727828, 5.560373991727829, 5, true).ticks.size(), 12u);  // a mean of equal losses
   EXPECT_EQ(labels(log_axis(1.5, 9, 5)), (Labels{"1", "2", "5", "10"}));
   EXPECT_EQ(labels(log_axis(2e-5, 3e3, 5)), (Labels{"0.001", "0.1", "10", "1000"}));
   for (double low = 1e-7; low < 1e7; low *= 3.7)
