@@ -201,6 +201,9 @@ void bench_train(TrainOptions& o) {
                                                            {"model_flops_per_token", r.model_flops_per_token},
                                                            {"ceiling_gflops", r.ceiling_gflops},
                                                            {"share_of_ceiling", r.share_of_ceiling},
+                                                           {"activation_storage", o.bench.activation_storage},
+                                                           {"activation_bytes", r.activation_bytes},
+                                                           {"activation_bytes_computed", r.activation_bytes_computed},
                                                            {"peak_rss_bytes", r.peak_rss_bytes},
                                                            {"accounted_bytes", r.accounted_bytes},
                                                            {"step_seconds", r.parts.seconds},
@@ -210,7 +213,9 @@ void bench_train(TrainOptions& o) {
   fmt::print("{}, {}, {} threads: {:.0f} tokens/s (median {:.0f}) at {:.1f} MFLOP a token, {:.1f} % of the ceiling's {:.1f} GFLOPS\n",
              r.isa, o.bench.precision, o.bench.threads, r.tokens_per_s, r.tokens_per_s_median, r.model_flops_per_token / 1e6,
              100 * r.share_of_ceiling, r.ceiling_gflops);
-  fmt::print("{}peak of the process {:.1f} MiB\n", r.memory, static_cast<double>(r.peak_rss_bytes) / (1 << 20));
+  fmt::print("{}activations kept of a micro-batch: {} bytes, {} by the list of train --check\n", r.memory, r.activation_bytes,
+             r.activation_bytes_computed);
+  fmt::print("peak of the process {:.1f} MiB\n", static_cast<double>(r.peak_rss_bytes) / (1 << 20));
   if (!o.bench.trace.empty()) fmt::print("{}", measure::describe(r.parts));
 }
 
@@ -226,9 +231,11 @@ void add_bench_train(CLI::App& bench) {
   command->add_option("--steps", o->bench.steps, "steps measured, after one to warm up")
       ->check(CLI::Range(std::int64_t{1}, kMost))
       ->capture_default_str();
-  command->add_option("--precision", o->bench.precision, "bf16 or fp32")->check(CLI::IsMember({"bf16", "fp32"}))->capture_default_str();
-  command->add_option("--activation-storage", o->bench.activation_storage, "bf16 computes norms and SwiGLU again; full keeps all")
-      ->check(CLI::IsMember({"bf16", "full"}))
+  command->add_option("--precision", o->bench.precision, "of weights and activations")
+      ->check(CLI::IsMember({"bf16", "fp8", "fp32"}))
+      ->capture_default_str();
+  command->add_option("--activation-storage", o->bench.activation_storage, "kept for the backward pass (docs/fp8.md)")
+      ->check(CLI::IsMember({"full", "bf16", "fp8", "paper"}))
       ->capture_default_str();
   command->add_flag("--no-mtp", o->no_mtp, "without the MTP modules");
   command->add_option("--trace", o->bench.trace, "a file (Chrome trace) for the spans of the steps; prints where the fastest went");

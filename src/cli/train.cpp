@@ -25,7 +25,7 @@ struct Options {
 // Half a second of arithmetic, so that the live line can say what share of it training reaches.
 double ceiling_flops(const train::RunConfig& run) {
   core::Team team(run.train.threads > 0 ? static_cast<int>(run.train.threads) : core::this_machine().cores);
-  const auto rate = run.train.precision == "bf16" ? measure::Rate::bf16 : measure::Rate::fp32;
+  const auto rate = train::precision_of(run).storage == core::DType::bf16 ? measure::Rate::bf16 : measure::Rate::fp32;
   return 1e9 * measure::ceiling_of(team, rate, 0.5);
 }
 

@@ -138,7 +138,7 @@ class Cases {
   void permutation() {
     const std::int64_t E = m_.n_routed_experts, K = m_.num_experts_per_tok, S = T_ * K;
     model::Routing routing;
-    routing.take(arena_, m_, precision_, T_);
+    routing.take({arena_, arena_, arena_, precision_, model::ActivationStorage::full}, m_, T_);
     if (!arena_.is_counting()) {
       // K experts in each token's ascending order: one of each of K equal parts of them.
       auto* ids = routing.ids_TK.row<std::int32_t>(0);

@@ -6,6 +6,7 @@
 #include "kernels/traced.h"
 #include "measure/ceiling.h"
 #include "model/flops.h"
+#include "model/kept.h"
 #include "train/trainer.h"
 
 #include <algorithm>
@@ -25,6 +26,7 @@ train::RunConfig run_of(const TrainBenchOptions& o) {
   if (run.train.global_batch % run.train.micro_batch != 0)
     throw core::Error(core::Exit::usage, "--micro-batch does not divide --batch", std::to_string(run.train.micro_batch),
                       "choose a divisor");
+  model::check_storage(train::precision_of(run), model::activation_storage_of(o.activation_storage));
   return run;
 }
 
@@ -44,7 +46,9 @@ TrainBench bench_train(const TrainBenchOptions& o) {
   if (!o.mtp) config.num_nextn_predict_layers = 0;
   const train::RunConfig run = run_of(o);
   const model::ParameterList list = model::list_parameters(config);
-  const Rate rate = o.precision == "bf16" ? Rate::bf16 : Rate::fp32;
+  const model::Precision precision = train::precision_of(run);
+  const model::ActivationStorage storage = model::activation_storage_of(o.activation_storage);
+  const Rate rate = precision.storage == core::DType::bf16 ? Rate::bf16 : Rate::fp32;
   core::Team team(o.threads);
   TrainBench result;
   result.mtp = config.num_nextn_predict_layers > 0;
@@ -77,6 +81,8 @@ TrainBench bench_train(const TrainBenchOptions& o) {
   result.ceiling_gflops = std::max(result.ceiling_gflops, ceiling_of(team, rate, 0.5));
   result.share_of_ceiling = result.tokens_per_s * result.model_flops_per_token / 1e9 / result.ceiling_gflops;
 
+  result.activation_bytes = trainer.activation_bytes();
+  result.activation_bytes_computed = model::kept_bytes_per_token(config, precision, storage) * run.train.micro_batch * o.seq_len;
   train::MemoryByKind memory = trainer.memory();
   memory.program = program;
   result.peak_rss_bytes = train::peak_resident_bytes();

@@ -25,6 +25,8 @@ struct TrainBench {
   double model_flops_per_token = 0;                  // model/flops.h
   double ceiling_gflops = 0, share_of_ceiling = 0;   // of tokens_per_s, in the precision at hand; the higher ceiling of before and after
   std::int64_t peak_rss_bytes = 0, accounted_bytes = 0;
+  // Kept from forward to backward of one micro-batch: what was taken, and the sum of the list in model/kept.h.
+  std::int64_t activation_bytes = 0, activation_bytes_computed = 0;
   std::string memory;  // by kind
   StepParts parts;     // of the fastest step, with a trace
 };

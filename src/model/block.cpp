@@ -17,7 +17,8 @@ void dispatch(const BlockRun& b) {
 }
 
 void dense_norm(const BlockRun& b) {
-  b.run.k().rms_norm_forward(b.run.ctx, b.acts.mid_TD, b.run.weight(b.slabs.post_norm), b.run.config.rms_norm_eps, b.acts.h_TD);
+  b.run.k().rms_norm_forward(b.run.ctx, b.acts.mid_TD, b.run.weight(b.slabs.post_norm), b.run.config.rms_norm_eps, b.acts.h_TD.plain);
+  quantise(b.run, b.acts.h_TD);
 }
 
 void experts(const BlockRun& b) {
@@ -40,7 +41,7 @@ void combine_backward(const BlockRun& b) {
 void experts_backward(const BlockRun& b) {
   const auto scope = span(b, "experts_backward");
   if (b.moe()) return moe_experts_backward(b.run, b.slabs, b.acts.moe, b.grads->dout_TD, b.grads->moe);
-  if (b.run.recompute) dense_norm(b);
+  if (b.run.recompute()) dense_norm(b);
   swiglu_backward_input(b.run, b.slabs.gate_up, b.slabs.down, b.acts.dense, b.grads->dout_TD, b.grads->dense, b.grads->dh_TD);
 }
 
@@ -84,16 +85,16 @@ void block_backward_weight(const BlockRun& b) {
   mla_backward_weight(b.run, b.slabs, b.acts.x_TD, b.acts.mla, g.dmid_TD, g.mla);
 }
 
-void take_block(core::Arena& kept, core::Arena& again, core::Arena& work, const ModelConfig& m, std::int64_t layer, Precision precision,
-                std::int64_t T, std::int64_t sequences, BlockActivations& acts) {
-  acts.mid_TD = kept.take_mat(precision.storage, T, m.hidden_size);
-  acts.mla.take(kept, again, m, precision, T);
-  if (m.is_moe_layer(layer)) return acts.moe.take(kept, again, work, m, precision, T, sequences);
-  acts.dense.take(kept, again, precision, T, m.intermediate_size);
-  acts.h_TD = again.take_mat(precision.storage, T, m.hidden_size);
+void take_block(const Stores& stores, const ModelConfig& m, std::int64_t layer, std::int64_t T, std::int64_t sequences,
+                BlockActivations& acts) {
+  acts.mid_TD = stores.kept.take_mat(stores.precision.storage, T, m.hidden_size);
+  acts.mla.take(stores, m, T);
+  if (m.is_moe_layer(layer)) return acts.moe.take(stores, m, T, sequences);
+  acts.dense.take(stores, T, m.intermediate_size);
+  acts.h_TD = stores.take_input(T, m.hidden_size);
 }
 
-void take_block_gradients(core::Arena& work, const ModelConfig& m, Precision precision, std::int64_t T, BlockGradients& g) {
+void take_block_gradients(core::Arena& work, const ModelConfig& m, const Precision& precision, std::int64_t T, BlockGradients& g) {
   g.dmid_TD = work.take_mat(precision.storage, T, m.hidden_size);
   g.dh_TD = work.take_mat(precision.storage, T, m.hidden_size);
   g.mla.take(work, m, precision, T);

@@ -19,7 +19,7 @@ struct BlockActivations {
   MlaActivations mla;
   MoeActivations moe;       // an MoE block
   SwigluActivations dense;  // a dense block
-  core::Mat h_TD;           // its norm's output
+  LinearInput h_TD;         // its norm's output
   double balance = 0;       // Σ f·P of the balance loss
 };
 
@@ -50,11 +50,11 @@ void block_forward(const BlockRun& block);
 void block_backward_input(const BlockRun& block);
 void block_backward_weight(const BlockRun& block);
 
-// `kept` lives from forward to backward; `again` is what recomputation fills (the same arena when nothing is recomputed);
-// `work` is needed during the call alone. x and out are given by the caller.
-void take_block(core::Arena& kept, core::Arena& again, core::Arena& work, const ModelConfig& config, std::int64_t layer,
-                Precision precision, std::int64_t tokens, std::int64_t sequences, BlockActivations& acts);
+// x and out are given by the caller.
+void take_block(const Stores& stores, const ModelConfig& config, std::int64_t layer, std::int64_t tokens, std::int64_t sequences,
+                BlockActivations& acts);
 // Big enough for any block of the model; dout and dx are given by the caller.
-void take_block_gradients(core::Arena& work, const ModelConfig& config, Precision precision, std::int64_t tokens, BlockGradients& grads);
+void take_block_gradients(core::Arena& work, const ModelConfig& config, const Precision& precision, std::int64_t tokens,
+                          BlockGradients& grads);
 
 }  // namespace finback::model

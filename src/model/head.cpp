@@ -1,6 +1,6 @@
 #include "model/head.h"
 
-#include "model/dense.h"
+#include "model/linear.h"
 
 #include <algorithm>
 
@@ -22,7 +22,7 @@ std::int64_t gradient_rows(const ModelConfig& m, std::int64_t tokens) {
 
 }  // namespace
 
-void HeadBuffers::take(core::Arena& work, const ModelConfig& m, Precision precision, std::int64_t tokens, bool backward) {
+void HeadBuffers::take(core::Arena& work, const ModelConfig& m, const Precision& precision, std::int64_t tokens, bool backward) {
   logits = work.take_mat(precision.accumulator, logit_rows(m, tokens), m.vocab_size);
   if (backward) dlogits = work.take_mat(precision.storage, gradient_rows(m, tokens), m.vocab_size);
   loss_1T = work.take_mat(precision.accumulator, 1, tokens);

@@ -11,7 +11,7 @@ struct HeadBuffers {
   core::Mat dlogits;  // [rows of one weight gradient, W], storage type; null without backward
   core::Mat loss_1T;  // accumulator type
   core::Mat best_1T;  // i32: the most likely token
-  void take(core::Arena& work, const ModelConfig& config, Precision precision, std::int64_t tokens, bool backward);
+  void take(core::Arena& work, const ModelConfig& config, const Precision& precision, std::int64_t tokens, bool backward);
 };
 
 // Losses of each row of h (already normalised) against targets (−1: none). With run.gradients: dh and the head's gradient

@@ -1,7 +1,5 @@
 #include "model/mla.h"
 
-#include "model/dense.h"
-
 namespace finback::model {
 namespace {
 
@@ -38,39 +36,66 @@ void rotate_keys(const Run& run, Mat k_pe, bool inverse) {
   run.k().rope(run.ctx, k_pe, 1, k_pe.cols, run.cos_sin_PR, run.positions_T, inverse);
 }
 
+void input_norm(const Run& run, const BlockSlabs& s, ConstMat x, const MlaActivations& acts) {
+  run.k().rms_norm_forward(run.ctx, x, run.weight(s.input_norm), run.config.rms_norm_eps, acts.h_TD.plain);
+  quantise(run, acts.h_TD);
+}
+
 // From the latents to queries, keys and values: done in forward, and again in backward [V3 §3.2.3].
 void up_project(const Run& run, const BlockSlabs& s, const MlaActivations& acts, Mat kv) {
   const Columns col(run.config);
   const double eps = run.config.rms_norm_eps;
   if (run.config.q_lora_rank > 0) {
-    run.k().rms_norm_forward(run.ctx, col.q_part(acts.a_TX), run.weight(s.q_a_norm), eps, acts.cq_TQ);
+    run.k().rms_norm_forward(run.ctx, col.q_part(acts.a_TX), run.weight(s.q_a_norm), eps, acts.cq_TQ.plain);
+    quantise(run, acts.cq_TQ);
     linear_forward(run, acts.cq_TQ, s.q_b, {}, acts.q_TX);
     rotate_queries(run, acts.q_TX, /*inverse=*/false);
   }
-  run.k().rms_norm_forward(run.ctx, col.kv_part(acts.a_TX), run.weight(s.kv_a_norm), eps, acts.ckv_TC);
+  run.k().rms_norm_forward(run.ctx, col.kv_part(acts.a_TX), run.weight(s.kv_a_norm), eps, acts.ckv_TC.plain);
+  quantise(run, acts.ckv_TC);
   linear_forward(run, acts.ckv_TC, s.kv_b, {}, kv);
+}
+
+// o is there in full after attention, and again before its backward pass.
+void keep_output(const Run& run, const MlaActivations& acts) {
+  quantise(run, acts.o_TO);
+  if (acts.e5m6_TO.codes && run.gradients) run.count_nonfinite(run.k().encode_e5m6(run.ctx, acts.o_TO.plain, acts.e5m6_TO));
+}
+void restore_output(const Run& run, const MlaActivations& acts) {
+  if (acts.e5m6_TO.codes) run.k().decode_e5m6(run.ctx, acts.e5m6_TO, acts.o_TO.plain);
+  else if (run.storage == ActivationStorage::fp8) run.k().dequantize_rows(run.ctx, acts.o_TO.codes, acts.o_TO.plain);
+  else quantise(run, acts.o_TO);
 }
 
 }  // namespace
 
-void MlaActivations::take(core::Arena& kept, core::Arena& again, const ModelConfig& m, Precision precision, std::int64_t T) {
+void MlaActivations::take(const Stores& stores, const ModelConfig& m, std::int64_t T) {
   const Columns col(m);
-  const std::int64_t H = m.num_attention_heads;
-  a_TX = kept.take_mat(precision.storage, T, col.total());
-  o_TO = kept.take_mat(precision.storage, T, H * m.v_head_dim);
-  lse_TH = kept.take_mat(precision.accumulator, T, H);
-  h_TD = again.take_mat(precision.storage, T, m.hidden_size);
+  const std::int64_t H = m.num_attention_heads, O = H * m.v_head_dim;
+  const core::DType storage = stores.precision.storage;
+  a_TX = stores.kept.take_mat(storage, T, col.total());
+  const bool keeps_e5m6 = stores.storage == ActivationStorage::paper;
+  o_TO = take_input(stores.keeps_codes() ? stores.again : stores.kept,
+                    keeps_e5m6                                  ? stores.work
+                    : stores.storage == ActivationStorage::bf16 ? stores.again
+                                                                : stores.kept,
+                    stores.precision, T, O);
+  if (keeps_e5m6)
+    e5m6_TO = {stores.kept.take_mat(core::DType::u8, T, 3 * ((O + 1) / 2)),
+               stores.kept.take_mat(core::DType::f32, T, kernels::tiles_of(O))};
+  lse_TH = stores.kept.take_mat(stores.precision.accumulator, T, H);
+  h_TD = stores.take_input(T, m.hidden_size);
   if (m.q_lora_rank > 0) {
-    cq_TQ = again.take_mat(precision.storage, T, m.q_lora_rank);
-    q_TX = again.take_mat(precision.storage, T, H * m.qk_head_dim());
+    cq_TQ = stores.take_input(T, m.q_lora_rank);
+    q_TX = stores.again.take_mat(storage, T, H * m.qk_head_dim());
   } else {
     q_TX = col.q_part(a_TX);
   }
-  ckv_TC = again.take_mat(precision.storage, T, m.kv_lora_rank);
-  kv_TX = again.take_mat(precision.storage, T, H * (m.qk_nope_head_dim + m.v_head_dim));
+  ckv_TC = stores.take_input(T, m.kv_lora_rank);
+  kv_TX = stores.again.take_mat(storage, T, H * (m.qk_nope_head_dim + m.v_head_dim));
 }
 
-void MlaGradients::take(core::Arena& arena, const ModelConfig& m, Precision precision, std::int64_t T) {
+void MlaGradients::take(core::Arena& arena, const ModelConfig& m, const Precision& precision, std::int64_t T) {
   const Columns col(m);
   const std::int64_t H = m.num_attention_heads;
   do_TO = arena.take_mat(precision.storage, T, H * m.v_head_dim);
@@ -88,7 +113,7 @@ void MlaGradients::take(core::Arena& arena, const ModelConfig& m, Precision prec
 
 void mla_forward(const Run& run, const BlockSlabs& s, ConstMat x, const KeyValueRows* cache, MlaActivations& acts, Mat mid) {
   const Columns col(run.config);
-  run.k().rms_norm_forward(run.ctx, x, run.weight(s.input_norm), run.config.rms_norm_eps, acts.h_TD);
+  input_norm(run, s, x, acts);
   linear_forward(run, acts.h_TD, s.qkv_a, {}, acts.a_TX);
   rotate_keys(run, col.rope_part(acts.a_TX), /*inverse=*/false);
   if (run.config.q_lora_rank == 0) rotate_queries(run, acts.q_TX, /*inverse=*/false);
@@ -103,19 +128,21 @@ void mla_forward(const Run& run, const BlockSlabs& s, ConstMat x, const KeyValue
   } else {
     up_project(run, s, acts, kv);
   }
-  run.k().attention_forward(run.ctx, acts.q_TX, kv, k_pe, run.segments, run.config.attention_shape(), acts.o_TO, acts.lse_TH);
+  run.k().attention_forward(run.ctx, acts.q_TX, kv, k_pe, run.segments, run.config.attention_shape(), acts.o_TO.plain, acts.lse_TH);
+  keep_output(run, acts);
   linear_forward(run, acts.o_TO, s.o, x, mid);
 }
 
 void mla_backward_input(const Run& run, const BlockSlabs& s, ConstMat x, MlaActivations& acts, ConstMat dmid, MlaGradients& g, Mat dx) {
   const Columns col(run.config);
   const double eps = run.config.rms_norm_eps;
-  if (run.recompute) {
-    run.k().rms_norm_forward(run.ctx, x, run.weight(s.input_norm), eps, acts.h_TD);
+  if (run.recompute()) {
+    input_norm(run, s, x, acts);
     up_project(run, s, acts, acts.kv_TX);
+    restore_output(run, acts);
   }
   linear_backward_input(run, dmid, s.o, {}, g.do_TO);
-  run.k().attention_backward(run.ctx, acts.q_TX, acts.kv_TX, col.rope_part(acts.a_TX), acts.o_TO, acts.lse_TH, g.do_TO, run.segments,
+  run.k().attention_backward(run.ctx, acts.q_TX, acts.kv_TX, col.rope_part(acts.a_TX), acts.o_TO.plain, acts.lse_TH, g.do_TO, run.segments,
                              run.config.attention_shape(), g.dq_TX, g.dkv_TX, col.rope_part(g.da_TX));
   rotate_queries(run, g.dq_TX, /*inverse=*/true);
   rotate_keys(run, col.rope_part(g.da_TX), /*inverse=*/true);
@@ -133,7 +160,7 @@ void mla_backward_weight(const Run& run, const BlockSlabs& s, ConstMat x, const 
                          const MlaGradients& g) {
   const Columns col(run.config);
   const double eps = run.config.rms_norm_eps;
-  linear_backward_weight(run, dmid, acts.o_TO, s.o);
+  linear_backward_weight(run, dmid, acts.o_for_weight(), s.o);
   if (run.config.q_lora_rank > 0) {
     linear_backward_weight(run, g.dq_TX, acts.cq_TQ, s.q_b);
     run.k().rms_norm_backward_weight(run.ctx, g.dcq_TQ, col.q_part(acts.a_TX), eps, run.gradient(s.q_a_norm));

@@ -6,25 +6,28 @@
 // Without q_lora_rank the first columns of the first product are q itself.
 #pragma once
 
-#include "model/run.h"
+#include "model/stores.h"
 
 namespace finback::model {
 
 struct MlaActivations {
   // Kept from forward to backward.
-  core::Mat a_TX;    // [c_q' or q | c_kv' | k_pe]; k_pe (and q, if here) already rotated
-  core::Mat o_TO;    // attention's output, H·V columns
-  core::Mat lse_TH;  // accumulator type
-  // Computed again in backward when run.recompute.
-  core::Mat h_TD, cq_TQ, ckv_TC, q_TX, kv_TX;
+  core::Mat a_TX;                 // [c_q' or q | c_kv' | k_pe]; k_pe (and q, if here) already rotated
+  LinearInput o_TO;               // attention's output, H·V columns: one half of it is kept, or
+  kernels::ScaledBuffer e5m6_TO;  // this
+  core::Mat lse_TH;               // accumulator type
+  // Computed again in backward when run.recompute().
+  LinearInput h_TD, cq_TQ, ckv_TC;
+  core::Mat q_TX, kv_TX;
 
-  void take(core::Arena& kept, core::Arena& again, const ModelConfig& config, Precision precision, std::int64_t tokens);
+  void take(const Stores& stores, const ModelConfig& config, std::int64_t tokens);
+  Operand o_for_weight() const { return e5m6_TO.codes ? Operand({o_TO.plain, {}}, /*power_of_two_scales=*/true) : Operand(o_TO); }
 };
 
 // What backward_input leaves for backward_weight.
 struct MlaGradients {
   core::Mat do_TO, dq_TX, dcq_TQ, dkv_TX, dckv_TC, da_TX, dh_TD;
-  void take(core::Arena& arena, const ModelConfig& config, Precision precision, std::int64_t tokens);
+  void take(core::Arena& arena, const ModelConfig& config, const Precision& precision, std::int64_t tokens);
 };
 
 // Keys and values of earlier positions, expanded per head: the cache of the plain decode loop. Rows are positions.

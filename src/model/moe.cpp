@@ -1,7 +1,5 @@
 #include "model/moe.h"
 
-#include "model/dense.h"
-
 #include <algorithm>
 #include <cstring>
 
@@ -23,16 +21,41 @@ void permute_elements(ConstMat from, ConstMat index, bool scatter, Mat to) {
 
 std::int64_t shared_width(const ModelConfig& m) { return m.n_shared_experts * m.moe_intermediate_size; }
 
+// What a dispatch delivers: one row a slot, codes where FP8 layers read them.
+LinearInput take_slots(core::Arena& arena, const Precision& precision, core::DType format, std::int64_t S, std::int64_t D) {
+  if (precision.fp8) return {{}, take_codes(arena, format, S, D), /*power_of_two=*/true};
+  return {arena.take_mat(precision.storage, S, D), {}};
+}
+
+// Rows of tokens to slots, in the form that `to` has.
+void dispatch(const Run& run, const LinearInput& from, const Routing& r, const LinearInput& to) {
+  if (to.plain) return run.k().gather_rows(run.ctx, from.plain, r.slot_token, to.plain);
+  run.k().gather_rows(run.ctx, from.codes.codes, r.slot_token, to.codes.codes);
+  run.k().gather_rows(run.ctx, from.codes.scales, r.slot_token, to.codes.scales);
+}
+
+void order_slots(const Run& run, MoeActivations& acts) {
+  const core::SpanScope span(run.ctx.spans, "assign_slots");
+  assign_slots(acts.routing, run.config.n_routed_experts);
+}
+
+// The norm and the gate's logits.
+void gate_logits(const Run& run, const BlockSlabs& s, ConstMat mid, MoeActivations& acts) {
+  run.k().rms_norm_forward(run.ctx, mid, run.weight(s.post_norm), run.config.rms_norm_eps, acts.h_TD.plain);
+  linear_forward(run, acts.h_TD.plain, s.gate, {}, acts.logits_TE);
+}
+
 }  // namespace
 
-void Routing::take(core::Arena& kept, const ModelConfig& m, Precision precision, std::int64_t T) {
+void Routing::take(const Stores& stores, const ModelConfig& m, std::int64_t T) {
   const std::int64_t K = m.num_experts_per_tok, E = m.n_routed_experts;
-  ids_TK = kept.take_mat(core::DType::i32, T, K);
-  token_slots_TK = kept.take_mat(core::DType::i32, T, K);
-  weights_TK = kept.take_mat(precision.accumulator, T, K);
-  slot_weight_1S = kept.take_mat(precision.accumulator, 1, T * K);
-  offsets = {kept.take_array<std::int64_t>(E + 1), static_cast<std::size_t>(E + 1)};
-  slot_token = {kept.take_array<std::int32_t>(T * K), static_cast<std::size_t>(T * K)};
+  const core::DType accumulator = stores.precision.accumulator;
+  ids_TK = stores.kept.take_mat(core::DType::i32, T, K);
+  weights_TK = stores.kept.take_mat(accumulator, T, K);
+  offsets = {stores.kept.take_array<std::int64_t>(E + 1), static_cast<std::size_t>(E + 1)};
+  token_slots_TK = stores.again.take_mat(core::DType::i32, T, K);
+  slot_weight_1S = stores.again.take_mat(accumulator, 1, T * K);
+  slot_token = {stores.again.take_array<std::int32_t>(T * K), static_cast<std::size_t>(T * K)};
 }
 
 void assign_slots(Routing& r, std::int64_t experts) {
@@ -53,23 +76,25 @@ void assign_slots(Routing& r, std::int64_t experts) {
   permute_elements(r.weights_TK, r.token_slots_TK, /*scatter=*/true, r.slot_weight_1S);
 }
 
-void MoeActivations::take(core::Arena& kept, core::Arena& again, core::Arena& work, const ModelConfig& m, Precision precision,
-                          std::int64_t T, std::int64_t sequences) {
+void MoeActivations::take(const Stores& stores, const ModelConfig& m, std::int64_t T, std::int64_t sequences) {
   const std::int64_t D = m.hidden_size, F = m.moe_intermediate_size, E = m.n_routed_experts, S = T * m.num_experts_per_tok;
-  routing.take(kept, m, precision, T);
-  logits_TE = kept.take_mat(precision.accumulator, T, E);
-  balance_f = kept.take_mat(precision.accumulator, sequences, E);
-  gu_SX = kept.take_mat(precision.storage, S, 2 * F);
-  if (m.n_shared_experts > 0) shared.take(kept, again, precision, T, shared_width(m));
-  h_TD = again.take_mat(precision.storage, T, D);
-  x_SD = again.take_mat(precision.storage, S, D);
-  act_SF = again.take_mat(precision.storage, S, F);
-  y_SD = work.take_mat(precision.storage, S, D);
+  const Precision& p = stores.precision;
+  routing.take(stores, m, T);
+  balance_f = stores.kept.take_mat(p.accumulator, sequences, E);
+  gu_SX.take(stores, S, F);
+  if (m.n_shared_experts > 0) shared.take(stores, T, shared_width(m));
+  logits_TE = stores.again.take_mat(p.accumulator, T, E);
+  h_TD = take_input(stores.again, stores.again, p, T, D, /*power_of_two=*/true);
+  x_SD = take_slots(stores.again, p, core::DType::e4m3, S, D);
+  act_SF = stores.take_input(S, F);
+  y_SD = stores.work.take_mat(p.storage, S, D);
 }
 
-void MoeGradients::take(core::Arena& arena, const ModelConfig& m, Precision precision, std::int64_t T) {
+void MoeGradients::take(core::Arena& arena, const ModelConfig& m, const Precision& precision, std::int64_t T) {
   const std::int64_t D = m.hidden_size, F = m.moe_intermediate_size, K = m.num_experts_per_tok, S = T * K;
-  dy_SD = arena.take_mat(precision.storage, S, D);
+  const core::DType format = precision.fp8 ? precision.fp8->gradient_format : precision.storage;
+  if (precision.fp8) dout_TD = {{}, take_codes(arena, format, T, D), /*power_of_two=*/true};
+  dy_SD = take_slots(arena, precision, format, S, D);
   dact_SF = arena.take_mat(precision.storage, S, F);
   dgu_SX = arena.take_mat(precision.storage, S, 2 * F);
   dx_SD = arena.take_mat(precision.storage, S, D);
@@ -82,25 +107,23 @@ void MoeGradients::take(core::Arena& arena, const ModelConfig& m, Precision prec
 
 double moe_choose(const Run& run, const BlockSlabs& s, ConstMat mid, MoeActivations& acts) {
   const ModelConfig& m = run.config;
-  run.k().rms_norm_forward(run.ctx, mid, run.weight(s.post_norm), m.rms_norm_eps, acts.h_TD);
-  linear_forward(run, acts.h_TD, s.gate, {}, acts.logits_TE);
+  gate_logits(run, s, mid, acts);
+  quantise(run, acts.h_TD);
   const ConstMat bias = s.gate_bias >= 0 ? run.weight(s.gate_bias) : ConstMat{};
   run.k().gate_forward(run.ctx, acts.logits_TE, bias, m.gate_shape(), acts.routing.ids_TK, acts.routing.weights_TK);
-  {
-    const core::SpanScope span(run.ctx.spans, "assign_slots");
-    assign_slots(acts.routing, m.n_routed_experts);
-  }
+  order_slots(run, acts);
   return run.gradients ? run.k().balance_forward(run.ctx, acts.logits_TE, m.gate_shape(), run.sequences, acts.balance_f) : 0;
 }
 
-void moe_dispatch(const Run& run, MoeActivations& acts) { run.k().gather_rows(run.ctx, acts.h_TD, acts.routing.slot_token, acts.x_SD); }
+void moe_dispatch(const Run& run, MoeActivations& acts) { dispatch(run, acts.h_TD, acts.routing, acts.x_SD); }
 
 void moe_experts(const Run& run, const BlockSlabs& s, ConstMat mid, MoeActivations& acts, Mat out) {
-  const std::int64_t E = run.config.n_routed_experts;
   const Routing& r = acts.routing;
-  run.k().linear_forward(run.ctx, acts.x_SD, run.linear(s.expert_gate_up, E), r.offsets, {}, acts.gu_SX);
-  run.k().swiglu_forward(run.ctx, acts.gu_SX, r.slot_weight_1S, acts.act_SF);
-  run.k().linear_forward(run.ctx, acts.act_SF, run.linear(s.expert_down, E), r.offsets, {}, acts.y_SD);
+  linear_forward(run, acts.x_SD, s.expert_gate_up, r.offsets, {}, acts.gu_SX.plain);
+  acts.gu_SX.keep(run);
+  run.k().swiglu_forward(run.ctx, acts.gu_SX.plain, r.slot_weight_1S, acts.act_SF.plain);
+  quantise(run, acts.act_SF);
+  linear_forward(run, acts.act_SF, s.expert_down, r.offsets, {}, acts.y_SD);
   if (run.config.n_shared_experts > 0) swiglu_forward(run, s.gate_up, s.down, acts.h_TD, mid, acts.shared, out);
 }
 
@@ -111,21 +134,27 @@ void moe_combine(const Run& run, ConstMat mid, const MoeActivations& acts, Mat o
 }
 
 void moe_combine_backward(const Run& run, const BlockSlabs& s, ConstMat mid, MoeActivations& acts, ConstMat dout, MoeGradients& g) {
-  if (run.recompute) {
-    run.k().rms_norm_forward(run.ctx, mid, run.weight(s.post_norm), run.config.rms_norm_eps, acts.h_TD);
+  if (run.recompute()) {
+    gate_logits(run, s, mid, acts);
+    quantise(run, acts.h_TD);
+    order_slots(run, acts);
     moe_dispatch(run, acts);
-    run.k().swiglu_forward(run.ctx, acts.gu_SX, acts.routing.slot_weight_1S, acts.act_SF);
+    acts.gu_SX.restore(run);
+    run.k().swiglu_forward(run.ctx, acts.gu_SX.plain, acts.routing.slot_weight_1S, acts.act_SF.plain);
+    quantise(run, acts.act_SF);
   }
-  run.k().gather_rows(run.ctx, dout, acts.routing.slot_token, g.dy_SD);
+  if (!g.dout_TD.codes.codes) return run.k().gather_rows(run.ctx, dout, acts.routing.slot_token, g.dy_SD.plain);
+  quantise_gradient(run, dout, all_rows(dout), g.dout_TD.power_of_two, g.dout_TD.codes);
+  dispatch(run, g.dout_TD, acts.routing, g.dy_SD);
 }
 
 void moe_experts_backward(const Run& run, const BlockSlabs& s, MoeActivations& acts, ConstMat dout, MoeGradients& g) {
-  const std::int64_t E = run.config.n_routed_experts;
   const Routing& r = acts.routing;
-  run.k().linear_backward_input(run.ctx, g.dy_SD, run.linear(s.expert_down, E), r.offsets, {}, g.dact_SF);
-  run.k().swiglu_backward(run.ctx, g.dact_SF, acts.gu_SX, r.slot_weight_1S, g.dgu_SX, g.dweight_1S);
-  run.k().linear_backward_input(run.ctx, g.dgu_SX, run.linear(s.expert_gate_up, E), r.offsets, {}, g.dx_SD);
-  if (run.config.n_shared_experts > 0) swiglu_backward_input(run, s.gate_up, s.down, acts.shared, dout, g.shared, g.dh_TD);
+  linear_backward_input(run, g.dy_SD, s.expert_down, r.offsets, {}, g.dact_SF);
+  run.k().swiglu_backward(run.ctx, g.dact_SF, acts.gu_SX.plain, r.slot_weight_1S, g.dgu_SX, g.dweight_1S);
+  linear_backward_input(run, g.dgu_SX, s.expert_gate_up, r.offsets, {}, g.dx_SD);
+  if (run.config.n_shared_experts == 0) return;
+  swiglu_backward_input(run, s.gate_up, s.down, acts.shared, g.dout_TD.codes.codes ? Operand(g.dout_TD) : Operand(dout), g.shared, g.dh_TD);
 }
 
 void moe_dispatch_backward(const Run& run, const MoeActivations& acts, MoeGradients& g) {
@@ -147,10 +176,10 @@ void moe_choose_backward(const Run& run, const BlockSlabs& s, ConstMat mid, cons
 void moe_backward_weight(const Run& run, const BlockSlabs& s, ConstMat mid, const MoeActivations& acts, ConstMat dout,
                          const MoeGradients& g) {
   const Routing& r = acts.routing;
-  run.k().linear_backward_weight(run.ctx, g.dy_SD, acts.act_SF, r.offsets, run.gradient(s.expert_down));
-  run.k().linear_backward_weight(run.ctx, g.dgu_SX, acts.x_SD, r.offsets, run.gradient(s.expert_gate_up));
+  linear_backward_weight(run, g.dy_SD, acts.act_SF, s.expert_down, r.offsets);
+  linear_backward_weight(run, g.dgu_SX, acts.x_SD, s.expert_gate_up, r.offsets);
   if (run.config.n_shared_experts > 0) swiglu_backward_weight(run, s.gate_up, s.down, acts.h_TD, acts.shared, dout, g.shared);
-  linear_backward_weight(run, g.dlogits_TE, acts.h_TD, s.gate);
+  linear_backward_weight(run, g.dlogits_TE, acts.h_TD.plain, s.gate);
   run.k().rms_norm_backward_weight(run.ctx, g.dh_TD, mid, run.config.rms_norm_eps, run.gradient(s.post_norm));
 }
 

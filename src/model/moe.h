@@ -10,14 +10,16 @@ namespace finback::model {
 
 // Which slot each (token, choice) takes. Slots are ordered by (expert, token, choice): S = T · K of them.
 struct Routing {
-  core::Mat ids_TK;                    // i32, ascending in each row
+  // Kept.
+  core::Mat ids_TK;                 // i32, ascending in each row
+  core::Mat weights_TK;             // accumulator type
+  std::span<std::int64_t> offsets;  // E + 1: where each expert's slots begin
+  // Computed again.
   core::Mat token_slots_TK;            // i32
-  core::Mat weights_TK;                // accumulator type
-  core::Mat slot_weight_1S;            // the same, in slot order
-  std::span<std::int64_t> offsets;     // E + 1: where each expert's slots begin
+  core::Mat slot_weight_1S;            // the weights in slot order
   std::span<std::int32_t> slot_token;  // S
 
-  void take(core::Arena& kept, const ModelConfig& config, Precision precision, std::int64_t tokens);
+  void take(const Stores& stores, const ModelConfig& config, std::int64_t tokens);
 };
 
 // Fills offsets, slot_token, token_slots and slot_weight from ids and weights.
@@ -26,22 +28,26 @@ void assign_slots(Routing& routing, std::int64_t experts);
 struct MoeActivations {
   // Kept.
   Routing routing;
-  core::Mat logits_TE;  // accumulator type
   core::Mat balance_f;  // [sequences, E]
-  core::Mat gu_SX;      // [gate | up] of the routed experts
+  SwigluInput gu_SX;    // of the routed experts
   SwigluActivations shared;
-  // Computed again.
-  core::Mat h_TD, x_SD, act_SF;
+  // Computed again. The input is quantised once, before it is dispatched, with scales that are powers of two [V3 §3.3.3]: what
+  // travels is codes and scales, and the shared expert reads the same.
+  core::Mat logits_TE;  // accumulator type
+  LinearInput h_TD;     // the gate reads the numbers
+  LinearInput x_SD;     // one half
+  LinearInput act_SF;
   core::Mat y_SD;  // forward only
 
-  void take(core::Arena& kept, core::Arena& again, core::Arena& work, const ModelConfig& config, Precision precision, std::int64_t tokens,
-            std::int64_t sequences);
+  void take(const Stores& stores, const ModelConfig& config, std::int64_t tokens, std::int64_t sequences);
 };
 
 struct MoeGradients {
-  core::Mat dy_SD, dact_SF, dgu_SX, dx_SD, dweight_1S, dweights_TK, dlogits_TE, dh_TD;
+  LinearInput dout_TD;  // codes alone, of FP8 runs: made before the dispatch, with scales that are powers of two
+  LinearInput dy_SD;    // one half, as x_SD
+  core::Mat dact_SF, dgu_SX, dx_SD, dweight_1S, dweights_TK, dlogits_TE, dh_TD;
   SwigluGradients shared;
-  void take(core::Arena& arena, const ModelConfig& config, Precision precision, std::int64_t tokens);
+  void take(core::Arena& arena, const ModelConfig& config, const Precision& precision, std::int64_t tokens);
 };
 
 // The four phases of a block that concern the experts (the first is the end of `attention`), forward …

@@ -1,22 +1,21 @@
 #include "model/mtp.h"
 
-#include "model/dense.h"
+#include "model/linear.h"
 
 namespace finback::model {
 
 using core::ConstMat;
 using core::Mat;
 
-void MtpActivations::take(core::Arena& kept, const ModelConfig& m, Precision precision, std::int64_t T) {
+void MtpActivations::take(const Stores& stores, const ModelConfig& m, std::int64_t T) {
   const auto n = static_cast<std::size_t>(T);
-  ids = {kept.take_array<std::int32_t>(T), n};
-  targets = {kept.take_array<std::int32_t>(T), n};
-  embedding_TD = kept.take_mat(precision.storage, T, m.hidden_size);
-  joined_TX = kept.take_mat(precision.storage, T, 2 * m.hidden_size);
-  normed_TD = kept.take_mat(precision.storage, T, m.hidden_size);
+  ids = {stores.kept.take_array<std::int32_t>(T), n};
+  targets = {stores.kept.take_array<std::int32_t>(T), n};
+  embedding_TD = stores.again.take_mat(stores.precision.storage, T, m.hidden_size);
+  joined_TX = stores.again.take_mat(stores.precision.storage, T, 2 * m.hidden_size);
 }
 
-void MtpGradients::take(core::Arena& work, const ModelConfig& m, Precision precision, std::int64_t T) {
+void MtpGradients::take(core::Arena& work, const ModelConfig& m, const Precision& precision, std::int64_t T) {
   dnormed_TD = work.take_mat(precision.storage, T, m.hidden_size);
   djoined_TX = work.take_mat(precision.storage, T, 2 * m.hidden_size);
   dembedding_TD = work.take_mat(precision.storage, T, m.hidden_size);
@@ -34,17 +33,24 @@ void mtp_shift(std::span<const std::int32_t> inputs, std::span<const std::int32_
   }
 }
 
-void mtp_join(const Run& run, const ModelSlabs& model, const BlockSlabs& s, ConstMat hidden, MtpActivations& acts, Mat x) {
+namespace {
+void embed_and_normalise(const Run& run, const ModelSlabs& model, const BlockSlabs& s, ConstMat hidden, MtpActivations& acts) {
   const std::int64_t D = run.config.hidden_size;
   const double eps = run.config.rms_norm_eps;
   run.k().embedding_forward(run.ctx, run.weight(model.embedding), acts.ids, acts.embedding_TD);
   run.k().rms_norm_forward(run.ctx, acts.embedding_TD, run.weight(s.enorm), eps, acts.joined_TX.columns(0, D));
   run.k().rms_norm_forward(run.ctx, hidden, run.weight(s.hnorm), eps, acts.joined_TX.columns(D, D));
+}
+}  // namespace
+
+void mtp_join(const Run& run, const ModelSlabs& model, const BlockSlabs& s, ConstMat hidden, MtpActivations& acts, Mat x) {
+  embed_and_normalise(run, model, s, hidden, acts);
   linear_forward(run, acts.joined_TX, s.eh_proj, {}, x);
 }
 
-void mtp_join_backward_input(const Run& run, const BlockSlabs& s, ConstMat hidden, const MtpActivations& acts, ConstMat dx, MtpGradients& g,
-                             ConstMat addend, Mat dhidden) {
+void mtp_join_backward_input(const Run& run, const ModelSlabs& model, const BlockSlabs& s, ConstMat hidden, MtpActivations& acts,
+                             ConstMat dx, MtpGradients& g, ConstMat addend, Mat dhidden) {
+  if (run.recompute()) embed_and_normalise(run, model, s, hidden, acts);
   const std::int64_t D = run.config.hidden_size;
   const double eps = run.config.rms_norm_eps;
   linear_backward_input(run, dx, s.eh_proj, {}, g.djoined_TX);

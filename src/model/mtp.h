@@ -10,15 +10,16 @@ namespace finback::model {
 
 struct MtpActivations {
   std::span<std::int32_t> ids, targets;  // token i + k and token i + k + 1 of every position; id 0 and target −1 beyond the sequence
-  core::Mat embedding_TD;                // kept
-  core::Mat joined_TX;                   // [enorm | hnorm], kept
-  core::Mat normed_TD;                   // after shared_head.norm
-  void take(core::Arena& kept, const ModelConfig& config, Precision precision, std::int64_t tokens);
+  // Computed again in backward when run.recompute().
+  core::Mat embedding_TD;
+  core::Mat joined_TX;  // [enorm | hnorm]
+  core::Mat normed_TD;  // after shared_head.norm; the caller's
+  void take(const Stores& stores, const ModelConfig& config, std::int64_t tokens);
 };
 
 struct MtpGradients {
   core::Mat dnormed_TD, djoined_TX, dembedding_TD;
-  void take(core::Arena& work, const ModelConfig& config, Precision precision, std::int64_t tokens);
+  void take(core::Arena& work, const ModelConfig& config, const Precision& precision, std::int64_t tokens);
 };
 
 // Shifts a micro-batch's tokens for depth k ≥ 1.
@@ -29,8 +30,9 @@ void mtp_shift(std::span<const std::int32_t> inputs, std::span<const std::int32_
 void mtp_join(const Run& run, const ModelSlabs& model, const BlockSlabs& slabs, core::ConstMat hidden_TD, MtpActivations& acts,
               core::Mat x_TD);
 // The way back: dhidden = [addend +] …, and the embedding's gradient.
-void mtp_join_backward_input(const Run& run, const BlockSlabs& slabs, core::ConstMat hidden_TD, const MtpActivations& acts,
-                             core::ConstMat dx_TD, MtpGradients& grads, core::ConstMat addend_TD, core::Mat dhidden_TD);
+void mtp_join_backward_input(const Run& run, const ModelSlabs& model, const BlockSlabs& slabs, core::ConstMat hidden_TD,
+                             MtpActivations& acts, core::ConstMat dx_TD, MtpGradients& grads, core::ConstMat addend_TD,
+                             core::Mat dhidden_TD);
 void mtp_join_backward_weight(const Run& run, const ModelSlabs& model, const BlockSlabs& slabs, core::ConstMat hidden_TD,
                               const MtpActivations& acts, core::ConstMat dx_TD, const MtpGradients& grads);
 

@@ -3,6 +3,7 @@
 #include "core/rng.h"
 
 #include <algorithm>
+#include <numeric>
 
 namespace finback::model {
 namespace {
@@ -18,6 +19,8 @@ class Lister {
     norm("model.norm.weight", -1, c_.hidden_size);
     one("lm_head.weight", Role::head, -1, c_.vocab_size, c_.hidden_size);
     for (std::int64_t l = c_.num_hidden_layers; l < c_.blocks(); ++l) mtp(l);
+    for (const Parameter& p : out_.parameters)
+      if (Slab& s = out_.slabs[static_cast<std::size_t>(p.slab)]; p.fp8 && p.row < s.rows) s.parts.push_back(p.rows);
     return std::move(out_);
   }
 
@@ -29,7 +32,15 @@ class Lister {
 
   int slab(const std::string& name, Role role, std::int64_t layer, std::int64_t groups, std::int64_t rows, std::int64_t cols) {
     const bool matrix = role != Role::norm && role != Role::gate_bias;
-    out_.slabs.push_back({name, role, groups, rows, cols, layer, /*weight_decay=*/matrix, /*trained=*/role != Role::gate_bias});
+    out_.slabs.push_back({.name = name,
+                          .role = role,
+                          .groups = groups,
+                          .rows = rows,
+                          .cols = cols,
+                          .layer = layer,
+                          .weight_decay = matrix,
+                          .trained = role != Role::gate_bias,
+                          .parts = {}});
     return static_cast<int>(out_.slabs.size()) - 1;
   }
 
@@ -155,6 +166,34 @@ SlabBuffers take_slabs(core::Arena& arena, const ParameterList& list, core::DTyp
     out.slabs.push_back(wanted ? arena.take_mat(type, s.groups * s.rows, s.cols) : core::Mat{});
   }
   return out;
+}
+
+SlabBuffers take_weights(core::Arena& arena, const ParameterList& list, const Precision& precision) {
+  if (!precision.fp8) return take_slabs(arena, list, precision.storage);
+  SlabBuffers out;
+  for (const Slab& s : list.slabs) {
+    const auto type = s.fp8() ? core::DType::e4m3 : s.role == Role::gate_bias ? core::DType::f32 : precision.storage;
+    out.slabs.push_back(arena.take_mat(type, s.groups * s.rows, s.cols));
+    out.scales.push_back(s.fp8()
+                             ? arena.take_mat(core::DType::f32, s.groups * kernels::row_tiles(s.rows, s.parts), kernels::tiles_of(s.cols))
+                             : core::Mat{});
+    out.parts.push_back(s.parts);
+  }
+  return out;
+}
+
+std::int64_t round_weights(const kernels::Context& ctx, core::ConstMat master, const Precision& precision, std::size_t slab,
+                           const SlabBuffers& weights) {
+  const core::Mat w = weights.slabs[slab];
+  if (w.data == master.data) return 0;
+  if (w.dtype != core::DType::e4m3) {
+    ctx.kernels.convert(ctx, master, w);
+    return 0;
+  }
+  const std::vector<std::int64_t>& parts = weights.parts[slab];
+  const std::int64_t groups = w.rows / std::accumulate(parts.begin(), parts.end(), std::int64_t{0});
+  const kernels::Quantization how{core::DType::e4m3, precision.fp8->power_of_two_scales};
+  return ctx.kernels.quantize_blocks(ctx, master, groups, parts, how, {w, weights.scales[slab]});
 }
 
 void initial_values(const ModelConfig& config, const Parameter& p, std::uint64_t seed, std::int64_t first, const core::Mat& out) {

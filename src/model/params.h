@@ -7,6 +7,7 @@
 #pragma once
 
 #include "model/config.h"
+#include "model/precision.h"
 
 #include <cstdint>
 #include <string>
@@ -26,6 +27,9 @@ struct Slab {
   std::int64_t layer = -1;                      // decoder block index, −1 for embedding, final norm, head
   bool weight_decay = false;
   bool trained = true;  // false for the gate's bias, which the recipe moves by itself
+  // Of what FP8 layers hold as codes: rows of each tensor that is stacked in a group, since the scales' blocks restart with each.
+  std::vector<std::int64_t> parts;
+  bool fp8() const { return !parts.empty(); }
   std::int64_t size() const { return groups * rows * cols; }
 };
 
@@ -57,11 +61,19 @@ ParameterList list_parameters(const ModelConfig& config);
 // One matrix a slab, all in one arena. The compute copy, the master weights, the gradients and the moments each are one.
 struct SlabBuffers {
   std::vector<core::Mat> slabs;
+  std::vector<core::Mat> scales;                 // of a compute copy with codes: f32, a number a block; null for other slabs
+  std::vector<std::vector<std::int64_t>> parts;  // Slab::parts, beside the scales
   core::Mat of(const Parameter& p) const { return slabs[static_cast<std::size_t>(p.slab)].row_range(p.row, p.rows); }
 };
 
 // Slabs of dtype `dtype` (f64, f32, bf16); slabs of Role::gate_bias are f32 at least. `trained_only` leaves the others null.
 SlabBuffers take_slabs(core::Arena& arena, const ParameterList& list, core::DType dtype, bool trained_only = false);
+
+// The compute copy: slabs of the storage type or, where layers are FP8, e4m3 codes with the scales of their blocks.
+SlabBuffers take_weights(core::Arena& arena, const ParameterList& list, const Precision& precision);
+// weights.slabs[slab] = round(master). Returns how many blocks held a NaN or an infinity.
+std::int64_t round_weights(const kernels::Context& ctx, core::ConstMat master, const Precision& precision, std::size_t slab,
+                           const SlabBuffers& weights);
 
 // Initial values, a pure function of (seed, parameter name, element): the same whatever the layout or the order. Element `first` of
 // the parameter and those after it, as many as `out` (f32 or f64, contiguous) holds.

@@ -2,16 +2,11 @@
 #pragma once
 
 #include "model/params.h"
+#include "model/precision.h"
 
 #include <span>
 
 namespace finback::model {
-
-// Types of a run (docs/decisions.md: "Precision is two types").
-struct Precision {
-  core::DType storage = core::DType::bf16;     // activations and the compute copy of the weights
-  core::DType accumulator = core::DType::f32;  // gradients, masters, logits, losses
-};
 
 struct Run {
   const kernels::Context& ctx;
@@ -23,14 +18,21 @@ struct Run {
   std::span<const kernels::Segment> segments;
   std::span<const std::int32_t> positions_T;
   core::ConstMat cos_sin_PR;
-  bool recompute;  // backward computes norms, up-projections and SwiGLU outputs again
+  ActivationStorage storage;
+  core::Arena* tiles;             // for codes that one product reads
+  std::int64_t* nonfinite_tiles;  // quantised tiles that held a NaN or an infinity, counted here
 
   const kernels::Table& k() const { return ctx.kernels; }
+  bool recompute() const { return storage != ActivationStorage::full; }
+  const Fp8& fp8() const { return *precision.fp8; }
+  void count_nonfinite(std::int64_t tiles_of_a_call) const { *nonfinite_tiles += tiles_of_a_call; }
   core::ConstMat weight(int slab) const { return weights.slabs[static_cast<std::size_t>(slab)]; }
   core::Mat gradient(int slab) const { return gradients->slabs[static_cast<std::size_t>(slab)]; }
   kernels::WeightView linear(int slab, std::int64_t groups = 1) const {
     const core::ConstMat w = weight(slab);
-    return {w.data, w.dtype, groups, w.rows / groups, w.cols};
+    const auto s = static_cast<std::size_t>(slab);
+    if (weights.scales.empty()) return {w.data, w.dtype, groups, w.rows / groups, w.cols};
+    return {w.data, w.dtype, groups, w.rows / groups, w.cols, weights.scales[s], weights.parts[s]};
   }
 };
 

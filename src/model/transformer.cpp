@@ -1,8 +1,8 @@
 #include "model/transformer.h"
 
 #include "model/block.h"
-#include "model/dense.h"
 #include "model/head.h"
+#include "model/linear.h"
 #include "model/mtp.h"
 
 #include <algorithm>
@@ -17,23 +17,10 @@ using core::Mat;
 using kernels::Context;
 using kernels::Segment;
 
-Precision precision_of(std::string_view name) {
-  if (name == "fp32") return {DType::f32, DType::f32};
-  if (name == "bf16") return {DType::bf16, DType::f32};
-  if (name == "fp64") return {DType::f64, DType::f64};
-  throw core::Error(core::Exit::usage, fmt::format("unknown precision '{}'", name), "precision", "choose fp32 or bf16");
-}
-
-ActivationStorage activation_storage_of(std::string_view name) {
-  if (name == "full") return ActivationStorage::full;
-  if (name == "bf16") return ActivationStorage::bf16;
-  throw core::Error(core::Exit::usage, fmt::format("unknown activation_storage '{}'", name), "activation_storage", "choose full or bf16");
-}
-
 void LossSums::reset(const ModelConfig& config) {
   const auto depths = static_cast<std::size_t>(config.num_nextn_predict_layers);
   main = balance = 0;
-  main_tokens = 0;
+  main_tokens = nonfinite_tiles = 0;
   mtp.assign(depths, 0);
   mtp_tokens.assign(depths, 0);
   mtp_accepted.assign(depths, 0);
@@ -55,42 +42,54 @@ struct Layout {
   MtpGradients dmtp;
   BlockGradients dblock;
 
-  // `head_backward`: room for gradients of the logits. Without `training` only one block's activations exist at a time.
-  void lay_out(Arena& kept, Arena& again, Arena& work, const ModelConfig& m, const Transformer::Options& o, std::int64_t T,
+  // Without `training` only one block's activations exist at a time.
+  void lay_out(Arena& kept, Arena& recomputed, Arena& work, const ModelConfig& m, const Transformer::Options& o, std::int64_t T,
                std::int64_t sequences) {
     kept.release(0);
-    again.release(0);
+    recomputed.release(0);
     work.release(0);
-    const auto count = static_cast<std::size_t>(m.blocks());
-    blocks.resize(count);
+    blocks.resize(static_cast<std::size_t>(m.blocks()));
     mtp.resize(static_cast<std::size_t>(m.num_nextn_predict_layers));
-    final_TD = kept.take_mat(o.precision.storage, T, m.hidden_size);
-    for (MtpActivations& a : mtp) a.take(kept, m, o.precision, T);
-    for (std::size_t l = 0; l < count; ++l) {
+    const bool recompute = o.storage != ActivationStorage::full;
+    const Stores stores{kept, recompute ? recomputed : kept, work, o.precision, o.storage};
+    take_between_blocks(stores, recomputed, m, o, T);
+
+    // One after the other and never together: a block's forward pass, the head, a block's backward pass.
+    const std::int64_t kept_mark = kept.mark(), work_mark = work.mark();
+    for (std::size_t l = 0; l < blocks.size(); ++l) {
+      if (!o.training) kept.release(kept_mark);
+      recomputed.release(0);
+      work.release(work_mark);
+      take_block(stores, m, static_cast<std::int64_t>(l), T, sequences, blocks[l]);
+    }
+    work.release(work_mark);
+    head.take(work, m, o.precision, T, o.training);
+    work.release(work_mark);
+    if (o.training) take_block_gradients(work, m, o.precision, T, dblock);
+  }
+
+ private:
+  void take_between_blocks(const Stores& stores, Arena& recomputed, const ModelConfig& m, const Transformer::Options& o, std::int64_t T) {
+    const DType storage = o.precision.storage;
+    Arena& kept = stores.kept;
+    const bool recompute = &stores.again != &kept;
+    // Norms whose output the heads and the MTP modules read: one buffer each, or one for all that is computed again for each of them.
+    final_TD = (recompute ? stores.work : kept).take_mat(storage, T, m.hidden_size);
+    for (MtpActivations& a : mtp) {
+      recomputed.release(0);
+      a.take(stores, m, T);
+      a.normed_TD = recompute ? final_TD : kept.take_mat(storage, T, m.hidden_size);
+    }
+    for (std::size_t l = 0; l < blocks.size(); ++l) {
       BlockActivations& b = blocks[l];
       const bool follows = l > 0 && l < static_cast<std::size_t>(m.num_hidden_layers);  // its input is the output of the block before
-      b.x_TD = follows ? blocks[l - 1].out_TD : kept.take_mat(o.precision.storage, T, m.hidden_size);
-      b.out_TD = !o.training && l >= 2 && follows ? blocks[l - 2].out_TD : kept.take_mat(o.precision.storage, T, m.hidden_size);
+      b.x_TD = follows ? blocks[l - 1].out_TD : kept.take_mat(storage, T, m.hidden_size);
+      b.out_TD = !o.training && l >= 2 && follows ? blocks[l - 2].out_TD : kept.take_mat(storage, T, m.hidden_size);
     }
-    const std::int64_t kept_mark = kept.mark();
-    const bool recompute = o.storage != ActivationStorage::full;
-    for (std::size_t l = 0; l < count; ++l) {
-      if (!o.training) kept.release(kept_mark);
-      again.release(0);
-      work.release(0);  // what a forward pass needs of it, it needs within one block
-      take_block(kept, recompute ? again : kept, work, m, static_cast<std::int64_t>(l), o.precision, T, sequences, blocks[l]);
-    }
-    work.release(0);
-    best_main_1T = work.take_mat(DType::i32, 1, T);
-    if (o.training) {
-      for (Mat* d : {&dfinal_TD, &dout_TD, &dx_TD, &dhidden_TD}) *d = work.take_mat(o.precision.storage, T, m.hidden_size);
-      if (!mtp.empty()) dmtp.take(work, m, o.precision, T);
-    }
-    const std::int64_t work_mark = work.mark();
-    head.take(work, m, o.precision, T, o.training);
+    best_main_1T = stores.work.take_mat(DType::i32, 1, T);
     if (!o.training) return;
-    work.release(work_mark);  // the head's buffers and a block's gradients are never needed together
-    take_block_gradients(work, m, o.precision, T, dblock);
+    for (Mat* d : {&dfinal_TD, &dout_TD, &dx_TD, &dhidden_TD}) *d = stores.work.take_mat(storage, T, m.hidden_size);
+    if (!mtp.empty()) dmtp.take(stores.work, m, o.precision, T);
   }
 };
 
@@ -104,7 +103,8 @@ struct Transformer::State {
   ModelConfig config;
   Options options;
   ModelSlabs slabs;
-  Arena kept, again, work, tables;
+  Arena kept, again, work, tiles, tables;
+  std::int64_t nonfinite_tiles = 0;
   Mat cos_sin_PR;
   std::vector<std::int32_t> positions;
   std::vector<Segment> segments;
@@ -117,6 +117,7 @@ struct Transformer::State {
         kept("activations", memory.activations),
         again("recomputed", memory.recomputed),
         work("work", memory.work),
+        tiles("tiles", memory.tiles),
         tables("tables", o.max_seq_len * m.qk_rope_head_dim * core::size_of(o.precision.accumulator)),
         cos_sin_PR(rope_table(tables, m, o)) {
     fill_rope_table(config, cos_sin_PR);
@@ -137,17 +138,8 @@ struct Transformer::State {
       for (std::int64_t i = 0; i < seq_len; ++i) positions.push_back(static_cast<std::int32_t>(first + i));
     }
     buffers.lay_out(kept, again, work, config, options, T, sequences);
-    return {ctx,
-            config,
-            options.precision,
-            weights,
-            gradients,
-            T,
-            sequences,
-            segments,
-            positions,
-            cos_sin_PR,
-            options.storage != ActivationStorage::full};
+    return {ctx,       config,     options.precision, weights, gradients,       T, sequences, segments,
+            positions, cos_sin_PR, options.storage,   &tiles,  &nonfinite_tiles};
   }
 
   BlockRun block(const Run& run, std::size_t l, const KeyValueRows* cache = nullptr) {
@@ -163,13 +155,19 @@ struct Transformer::State {
     return config.mtp_hidden_post_norm ? buffers.mtp[depth - 1].normed_TD : buffers.blocks[mtp_block(depth - 1)].out_TD;
   }
 
+  // The norm after the main layers, and after module `depth`.
+  void final_norm(const Run& run) { norm(run, main_output(), slabs.norm, buffers.final_TD); }
+  void mtp_norm(const Run& run, std::size_t depth) {
+    const std::size_t l = mtp_block(depth);
+    norm(run, buffers.blocks[l].out_TD, slabs.blocks[l].head_norm, buffers.mtp[depth].normed_TD);
+  }
   void norm(const Run& run, ConstMat x, int slab, Mat y) { run.k().rms_norm_forward(run.ctx, x, run.weight(slab), config.rms_norm_eps, y); }
 
   void main_forward(const Run& run, std::span<const std::int32_t> ids, std::span<const KeyValueRows> cache = {}) {
     run.k().embedding_forward(run.ctx, run.weight(slabs.embedding), ids, buffers.blocks.front().x_TD);
     for (std::size_t l = 0; l < static_cast<std::size_t>(config.num_hidden_layers); ++l)
       block_forward(block(run, l, cache.empty() ? nullptr : &cache[l]));
-    norm(run, main_output(), slabs.norm, buffers.final_TD);
+    final_norm(run);
   }
 
   void mtp_forward(const Run& run, const MicroBatch& batch, std::size_t depth) {
@@ -179,7 +177,7 @@ struct Transformer::State {
     mtp_shift(batch.inputs, batch.targets, batch.seq_len, static_cast<std::int64_t>(depth) + 1, a);
     mtp_join(run, slabs, slabs.blocks[l], mtp_hidden(depth), a, buffers.blocks[l].x_TD);
     block_forward(block(run, l));
-    norm(run, buffers.blocks[l].out_TD, slabs.blocks[l].head_norm, a.normed_TD);
+    mtp_norm(run, depth);
   }
 
   void block_backward(const Run& run, std::size_t l, double balance_scale) {
@@ -209,7 +207,8 @@ struct Transformer::State {
     norm_backward(run, dnormed, buffers.blocks[l].out_TD, slabs.blocks[l].head_norm,
                   carry && !after_norm ? ConstMat(buffers.dhidden_TD) : ConstMat{});
     block_backward(run, l, balance_scale);
-    mtp_join_backward_input(run, slabs.blocks[l], mtp_hidden(depth), a, buffers.dx_TD, buffers.dmtp, {}, buffers.dhidden_TD);
+    if (run.recompute()) depth == 0 ? final_norm(run) : mtp_norm(run, depth - 1);  // its hidden state, and what the loss before it reads
+    mtp_join_backward_input(run, slabs, slabs.blocks[l], mtp_hidden(depth), a, buffers.dx_TD, buffers.dmtp, {}, buffers.dhidden_TD);
     mtp_join_backward_weight(run, slabs, slabs.blocks[l], mtp_hidden(depth), a, buffers.dx_TD, buffers.dmtp);
   }
 
@@ -247,12 +246,18 @@ Transformer::Memory Transformer::memory_needed(const ModelConfig& config, const 
   Arena kept = Arena::counting(), again = Arena::counting(), work = Arena::counting();
   Layout layout;
   // A micro-batch of max_tokens in the most sequences it could hold needs the most room.
-  layout.lay_out(kept, again, work, config, options, options.max_tokens, options.max_tokens);
-  return {kept.high_water(), again.high_water(), work.high_water()};
+  const std::int64_t sequences = options.max_sequences > 0 ? options.max_sequences : options.max_tokens;
+  layout.lay_out(kept, again, work, config, options, options.max_tokens, sequences);
+  const std::int64_t tiles = options.training ? tile_bytes(config, options.precision, options.max_tokens) : 0;
+  return {kept.high_water(), again.high_water(), work.high_water(), tiles};
 }
 
+std::int64_t Transformer::activation_bytes() const { return state_->kept.high_water(); }
+
 Transformer::Transformer(const ModelConfig& config, const ParameterList& list, const Options& options)
-    : state_(std::make_unique<State>(config, list, options, memory_needed(config, options))) {}
+    : state_(std::make_unique<State>(config, list, options, memory_needed(config, options))) {
+  check_storage(options.precision, options.storage);
+}
 
 Transformer::~Transformer() = default;
 
@@ -261,13 +266,13 @@ void Transformer::forward_backward(const Context& ctx, const SlabBuffers& weight
   State& s = *state_;
   const Run run = s.begin(ctx, weights, gradients, batch.sequences, batch.seq_len, 0);
   const std::size_t depths = with_mtp ? s.buffers.mtp.size() : 0;
+  s.nonfinite_tiles = 0;
   s.main_forward(run, batch.inputs);
-  for (std::size_t k = 0; k < depths; ++k) s.mtp_forward(run, batch, k);
-  s.count_routing(sums, s.mtp_block(depths));
-
   head_loss(run, s.slabs.head, s.buffers.final_TD, batch.targets, scale.main, s.buffers.head, s.buffers.dfinal_TD);
   sums.main += sum_losses(s.buffers.head.loss_1T, batch.targets, sums.main_tokens);
   std::memcpy(s.buffers.best_main_1T.data, s.buffers.head.best_1T.data, static_cast<std::size_t>(s.buffers.best_main_1T.bytes()));
+  for (std::size_t k = 0; k < depths; ++k) s.mtp_forward(run, batch, k);
+  s.count_routing(sums, s.mtp_block(depths));
 
   for (std::size_t k = depths; k-- > 0;) {
     const MtpActivations& a = s.buffers.mtp[k];
@@ -277,6 +282,7 @@ void Transformer::forward_backward(const Context& ctx, const SlabBuffers& weight
     if (gradients) s.mtp_backward(run, k, /*carry=*/k + 1 < depths, scale.sequence_balance);
   }
   if (gradients) s.main_backward(run, batch.inputs, /*carry=*/depths > 0, scale.sequence_balance);
+  sums.nonfinite_tiles += s.nonfinite_tiles;
 }
 
 void Transformer::score(const Context& ctx, const SlabBuffers& weights, const MicroBatch& batch, Mat loss_1T) {

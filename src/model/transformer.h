@@ -12,16 +12,6 @@
 
 namespace finback::model {
 
-// Throws Error(usage) for an unknown name.
-Precision precision_of(std::string_view name);  // fp32, bf16, fp64 (the reference backend only)
-
-// What a layer keeps from forward to backward.
-enum class ActivationStorage {
-  full,  // all that backward reads
-  bf16,  // norms, MLA up-projections and SwiGLU outputs are computed again [V3 §3.2.3]
-};
-ActivationStorage activation_storage_of(std::string_view name);
-
 struct MicroBatch {
   std::int64_t sequences = 0, seq_len = 0;
   std::span<const std::int32_t> inputs;   // [sequences · seq_len]
@@ -42,6 +32,7 @@ struct LossSums {
   std::vector<std::int64_t> mtp_tokens, mtp_accepted;  // accepted: the module's argmax equals the main model's for that position
   double balance = 0;                                  // Σ f·P over sequences and MoE layers
   std::vector<std::int64_t> expert_load;               // [blocks · E] tokens sent to each expert (zero rows for dense layers)
+  std::int64_t nonfinite_tiles = 0;                    // of FP8 layers' inputs and gradients: tiles that held a NaN or an infinity
   void reset(const ModelConfig& config);
 };
 
@@ -50,17 +41,21 @@ class Transformer {
   struct Options {
     Precision precision;
     ActivationStorage storage = ActivationStorage::full;
-    std::int64_t max_tokens = 0;   // of a micro-batch
-    std::int64_t max_seq_len = 0;  // positions 0 … max_seq_len-1
-    bool training = false;         // room for a backward pass
+    std::int64_t max_tokens = 0;     // of a micro-batch
+    std::int64_t max_seq_len = 0;    // positions 0 … max_seq_len-1
+    std::int64_t max_sequences = 0;  // of a micro-batch; 0: max_tokens
+    bool training = false;           // room for a backward pass
   };
   struct Memory {
     std::int64_t activations = 0;  // kept from forward to backward of one micro-batch
     std::int64_t recomputed = 0;   // one block's recomputed tensors (0 with ActivationStorage::full)
     std::int64_t work = 0;         // gradients of one block's activations, a piece of the logits, tables
-    std::int64_t total() const { return activations + recomputed + work; }
+    std::int64_t tiles = 0;        // FP8 codes that one product reads
+    std::int64_t total() const { return activations + recomputed + work + tiles; }
   };
   static Memory memory_needed(const ModelConfig& config, const Options& options);
+  // Bytes of the activations that a micro-batch of the largest size really took.
+  std::int64_t activation_bytes() const;
 
   // Reserves that memory.
   Transformer(const ModelConfig& config, const ParameterList& list, const Options& options);

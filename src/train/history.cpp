@@ -33,7 +33,8 @@ constexpr Field<StepRecord> kStepFields[] = {{"loss", &StepRecord::loss},
                                              {"imbalance", &StepRecord::imbalance},
                                              {"seconds", &StepRecord::seconds},
                                              {"tokens_per_s", &StepRecord::tokens_per_s},
-                                             {"share_of_ceiling", &StepRecord::share_of_ceiling}};
+                                             {"share_of_ceiling", &StepRecord::share_of_ceiling},
+                                             {"nonfinite_tiles", &StepRecord::nonfinite_tiles}};
 
 constexpr Field<EvaluationRecord> kEvaluationFields[] = {{"val_nats_per_token", &EvaluationRecord::nats_per_token},
                                                          {"val_nats_per_char", &EvaluationRecord::nats_per_char},

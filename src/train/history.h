@@ -12,6 +12,7 @@ struct StepRecord {
   std::int64_t step = 0, tokens = 0;  // tokens consumed so far
   double loss = 0, mtp_loss = 0, mtp_acceptance = 0, balance_loss = 0, grad_norm = 0, learning_rate = 0, imbalance = 0;
   double seconds = 0, tokens_per_s = 0, share_of_ceiling = 0;  // of this step; share 0: the ceiling is not known
+  double nonfinite_tiles = 0;                                  // FP8 tiles that held a NaN or an infinity
 };
 
 struct EvaluationRecord {

@@ -81,7 +81,8 @@ void Monitor::step(const StepReport& r, std::int64_t tokens_so_far, double secon
                           .imbalance = r.imbalance,
                           .seconds = seconds,
                           .tokens_per_s = rate,
-                          .share_of_ceiling = share};
+                          .share_of_ceiling = share,
+                          .nonfinite_tiles = static_cast<double>(r.nonfinite_tiles)};
   history_.add(record);
   guarded([&] { metrics_->append(to_line(record)); });
   add_load(r);

@@ -7,6 +7,7 @@
 #include "core/machine.h"
 #include "kernels/traced.h"
 #include "model/flops.h"
+#include "model/kept.h"
 #include "train/checkpoint_writer.h"
 #include "train/evaluation.h"
 #include "train/monitor.h"
@@ -34,7 +35,7 @@ int threads_of(const RunConfig& run) { return run.train.threads > 0 ? static_cas
 core::DType moments_of(const RunConfig& run) { return run.optimizer.moments == "bf16" ? core::DType::bf16 : core::DType::f32; }
 
 std::int64_t snapshot_bytes(const RunConfig& run, const model::ParameterList& list) {
-  return in_pages(Snapshot::bytes_needed(list, model::precision_of(run.train.precision), moments_of(run)));
+  return in_pages(Snapshot::bytes_needed(list, precision_of(run), moments_of(run)));
 }
 
 MemoryByKind memory_of(const RunConfig& run, const model::ModelConfig& config, const model::ParameterList& list) {
@@ -102,7 +103,7 @@ class Run {
               stream_.fill(first, inputs, targets);
             },
             options.spans),
-        snapshot_(list_, model::precision_of(run.train.precision), moments_of(run)),
+        snapshot_(list_, precision_of(run), moments_of(run)),
         content_{config_, list_, weights_type(run), run.data.tokenizer, to_toml(run), run.train.seed, provenance_of(run, options, stream_)},
         checkpoints_(run.output.dir + "/checkpoints"),
         good_(begin()),
@@ -115,7 +116,10 @@ class Run {
   Exit go();
 
  private:
-  static core::DType weights_type(const RunConfig& run) { return run.train.precision == "bf16" ? core::DType::bf16 : core::DType::f32; }
+  static core::DType weights_type(const RunConfig& run) {
+    if (run.checkpoint.dtype != "auto") return run.checkpoint.dtype == "bf16" ? core::DType::bf16 : core::DType::f32;
+    return precision_of(run).storage == core::DType::bf16 ? core::DType::bf16 : core::DType::f32;
+  }
   Counters& counters() { return trainer_.state().counters; }
   std::string where() const { return good_now().empty() ? "no checkpoint was saved" : "the last good checkpoint is " + good_now(); }
   std::string good_now() const { return writer_.last_good(); }
@@ -252,8 +256,9 @@ void Run::handle(const StepReport& r) {
     monitor_.event(r.step,
                    "the step gave other bits when it was computed again: suspected corruption in this machine's memory or processor",
                    /*warn=*/true);
-  const std::string scores =
+  std::string scores =
       fmt::format("loss {:.4f} (z {:.1f}), gradient norm {:.4g} (z {:.1f})", r.loss, r.loss_zscore, r.grad_norm, r.norm_zscore);
+  if (r.nonfinite_tiles > 0) scores += fmt::format(", {} FP8 tiles with a NaN or an infinity", r.nonfinite_tiles);
   switch (r.outcome) {
     case StepOutcome::updated:
       if (run_.guard.spike_zscore > 0 && std::max(r.loss_zscore, r.norm_zscore) > run_.guard.spike_zscore)
@@ -274,9 +279,9 @@ void Run::handle(const StepReport& r) {
 void Run::throw_nonfinite() {
   writer_.wait();
   monitor_.report(/*finished=*/false, /*now=*/true);
-  throw Error(Exit::numeric, fmt::format("loss or gradient norm was NaN or infinite in the last {} steps", counters().bad_in_a_row),
-              fmt::format("step {}; {}", counters().step, where()),
-              "resume from it with a lower optimizer.lr, or look at the data of these steps");
+  throw Error(
+      Exit::numeric, fmt::format("loss, gradient norm or FP8 tiles were NaN or infinite in the last {} steps", counters().bad_in_a_row),
+      fmt::format("step {}; {}", counters().step, where()), "resume from it with a lower optimizer.lr, or look at the data of these steps");
 }
 
 // Back to the newest checkpoint, and on with the data that follows the spike.
@@ -383,6 +388,8 @@ std::string check_run(const RunConfig& run) {
   out += fmt::format("\nmodel: {:.2f} million parameters, {:.2f} million active a token, {:.1f} MFLOP a token\n",
                      static_cast<double>(list.total()) / 1e6, static_cast<double>(model::active_matmul_parameters(config, false)) / 1e6,
                      model::model_flops_per_token(config, run.data.seq_len, config.num_nextn_predict_layers > 0) / 1e6);
+  out += fmt::format("kept from forward to backward, activation_storage = {}:\n{}", run.train.activation_storage,
+                     model::describe_kept(config, precision_of(run), model::activation_storage_of(run.train.activation_storage)));
   out += fmt::format("memory by kind:\n{}this machine has {:.1f} MiB available\n", describe(memory),
                      static_cast<double>(machine.available_bytes) / (1 << 20));
   check_memory(memory, run);

@@ -71,10 +71,18 @@ const std::vector<Key>& keys() {
       number("train", "micro_batch", AT(train.micro_batch), 1, 1 << 16, "sequences run at once; divides every step's batch"),
       number("train", "ramp_from", AT(train.ramp_from), 0, 1 << 24, "sequences of the first step; 0: global_batch"),
       number("train", "ramp_steps", AT(train.ramp_steps), 0, many, "steps over which the batch grows to global_batch"),
-      text("train", "precision", AT(train.precision), "bf16|fp32|fp64", "of weights and activations; fp64 on the reference backend only"),
-      text("train", "activation_storage", AT(train.activation_storage), "bf16|full",
-           "kept for backward; bf16 computes norms and SwiGLU again"),
+      text("train", "precision", AT(train.precision), "bf16|fp8|fp32|fp64",
+           "of weights and activations; fp8: linear layers multiply e4m3 codes; fp64 on the reference backend only"),
+      text("train", "activation_storage", AT(train.activation_storage), "bf16|full|fp8|paper",
+           "kept for backward; all but full compute norms and SwiGLU again, fp8 and paper keep codes"),
       number("train", "threads", AT(train.threads), 0, 4096, "0: every core"),
+
+      number("fp8", "accumulate_bits", AT(fp8.accumulate_bits), 0, 14,
+             "of sums: 0: FP32; 14: as a tensor core of the H800, on the reference backend only"),
+      text("fp8", "promote", AT(fp8.promote), "", "with accumulate_bits: pass partial sums to FP32 at every tile of 128"),
+      text("fp8", "gradient_format", AT(fp8.gradient_format), "e4m3|e5m2", "of the gradients of activations"),
+      text("fp8", "gradient_tile", AT(fp8.gradient_tile), "1x128|128x128", "that shares a scale, in the gradients of activations"),
+      text("fp8", "power_of_two_scales", AT(fp8.power_of_two_scales), "", "all scales; otherwise those of what travels to experts"),
 
       number("optimizer", "lr", AT(optimizer.lr), 0, 1e6, "highest learning rate"),
       number("optimizer", "min_lr", AT(optimizer.min_lr), 0, 1e6, "learning rate after the decay"),
@@ -107,6 +115,8 @@ const std::vector<Key>& keys() {
       number("checkpoint", "every", AT(checkpoint.every), 0, many, "steps; 0: only at the end"),
       number("checkpoint", "keep", AT(checkpoint.keep), 1, 1 << 20, "newest checkpoints that stay"),
       number("checkpoint", "tries", AT(checkpoint.tries), 1, 1000, "failed saves in a row before the run stops"),
+      text("checkpoint", "dtype", AT(checkpoint.dtype), "auto|bf16|fp32",
+           "of the Hugging Face weights; auto: that of the compute copy, bf16 with fp8"),
 
       number("eval", "every", AT(eval.every), 0, many, "steps; 0: only at the end"),
       number("eval", "tokens", AT(eval.tokens), 0, many, "of the held-out file; 0: all"),
@@ -293,6 +303,19 @@ void require(bool fine, std::string_view what, const std::string& where, std::st
   if (!fine) throw Error(Exit::usage, what, where, remedy);
 }
 
+// Precision, activation store and the switches of [fp8].
+void check_fp8(const RunConfig& c, const std::string& where) {
+  const auto& f = c.fp8;
+  require(f == RunConfig::Fp8Table{} || c.train.precision == "fp8",
+          fmt::format("[fp8] is set and train.precision is {}", c.train.precision), where,
+          "set train.precision to fp8, or leave [fp8] out");
+  require(f.accumulate_bits == 0 || f.accumulate_bits == 14, fmt::format("fp8.accumulate_bits is {}", f.accumulate_bits), where,
+          "give 0 (FP32) or 14 (a tensor core of the H800)");
+  require(f.promote || f.accumulate_bits > 0, "'fp8.promote' is false and sums are FP32 already", where,
+          "set fp8.accumulate_bits to 14, or fp8.promote to true");
+  model::check_storage(precision_of(c), model::activation_storage_of(c.train.activation_storage));
+}
+
 // What no single key can tell.
 void check_together(const RunConfig& c, const std::string& where, const std::vector<std::string>& seen) {
   for (const Key& k : keys())
@@ -311,6 +334,7 @@ void check_together(const RunConfig& c, const std::string& where, const std::vec
   require(t.ramp_from % t.micro_batch == 0 && t.ramp_from <= t.global_batch,
           fmt::format("ramp_from {} is no multiple of micro_batch {} up to global_batch {}", t.ramp_from, t.micro_batch, t.global_batch),
           where, "choose such a multiple for train.ramp_from, or 0");
+  check_fp8(c, where);
   const auto& o = c.optimizer;
   require(o.min_lr <= o.lr, fmt::format("min_lr {} is above lr {}", o.min_lr, o.lr), where, "lower optimizer.min_lr");
   require(o.constant_steps + o.decay_steps + o.last_steps <= t.steps,
@@ -347,6 +371,16 @@ struct Printed {
 std::string shown(const Key& k, const RunConfig& c) { return std::visit(Printed{}, k.in(const_cast<RunConfig&>(c))); }
 
 }  // namespace
+
+model::Precision precision_of(const RunConfig& c) {
+  model::Precision p = model::precision_of(c.train.precision);
+  if (!p.fp8) return p;
+  p.fp8->accumulation = {static_cast<int>(c.fp8.accumulate_bits), c.fp8.promote};
+  p.fp8->gradient_format = c.fp8.gradient_format == "e5m2" ? core::DType::e5m2 : core::DType::e4m3;
+  p.fp8->gradient_blocks = c.fp8.gradient_tile == "128x128";
+  p.fp8->power_of_two_scales = c.fp8.power_of_two_scales;
+  return p;
+}
 
 RunConfig parse_run_config(std::string_view source, const std::string& where, std::span<const std::string> overrides) {
   RunConfig config;

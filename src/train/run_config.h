@@ -2,6 +2,8 @@
 // default, its range and its meaning; reading, --set, --check and the copy kept beside the run all walk that table.
 #pragma once
 
+#include "model/precision.h"
+
 #include <cstdint>
 #include <span>
 #include <string>
@@ -28,6 +30,14 @@ struct RunConfig {
     std::string precision = "bf16", activation_storage = "bf16";
     std::int64_t threads = 0;
   } train;
+
+  struct Fp8Table {
+    std::int64_t accumulate_bits = 0;
+    bool promote = true;
+    std::string gradient_format = "e4m3", gradient_tile = "1x128";
+    bool power_of_two_scales = false;
+    bool operator==(const Fp8Table&) const = default;
+  } fp8;
 
   struct {
     double lr = 1e-3, min_lr = 1e-4;
@@ -56,6 +66,7 @@ struct RunConfig {
 
   struct {
     std::int64_t every = 200, keep = 2, tries = 3;
+    std::string dtype = "auto";
   } checkpoint;
 
   struct {
@@ -83,6 +94,9 @@ RunConfig read_run_config(const std::string& path, std::span<const std::string> 
 
 // The same from text, for tests; `where` stands for the path in errors.
 RunConfig parse_run_config(std::string_view text, const std::string& where, std::span<const std::string> overrides = {});
+
+// The types and the FP8 switches that the run file names.
+model::Precision precision_of(const RunConfig& config);
 
 // One line a key: value, default, range and meaning, by section.
 std::string describe(const RunConfig& config);

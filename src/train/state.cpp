@@ -12,7 +12,7 @@ namespace finback::train {
 namespace {
 
 // A separate compute copy is needed only where it has a narrower type than the masters.
-bool has_copy(model::Precision p) { return p.storage != p.accumulator; }
+bool has_copy(const model::Precision& p) { return p.storage != p.accumulator; }
 
 // Bytes of an arena that `take` fills.
 template <class Take>
@@ -68,8 +68,8 @@ struct Sizes {
   std::int64_t weights, master, moments, gradients;
 };
 
-Sizes sizes_of(const model::ParameterList& list, model::Precision precision, core::DType moments) {
-  return {.weights = has_copy(precision) ? counted([&](core::Arena& a) { model::take_slabs(a, list, precision.storage); }) : 0,
+Sizes sizes_of(const model::ParameterList& list, const model::Precision& precision, core::DType moments) {
+  return {.weights = has_copy(precision) ? counted([&](core::Arena& a) { model::take_weights(a, list, precision); }) : 0,
           .master = counted([&](core::Arena& a) { model::take_slabs(a, list, precision.accumulator); }),
           .moments = 2 * counted([&](core::Arena& a) { model::take_slabs(a, list, moments, /*trained_only=*/true); }),
           .gradients = counted([&](core::Arena& a) { model::take_slabs(a, list, precision.accumulator, /*trained_only=*/true); })};
@@ -77,13 +77,14 @@ Sizes sizes_of(const model::ParameterList& list, model::Precision precision, cor
 
 }  // namespace
 
-MemoryByKind TrainState::memory_needed(const model::ParameterList& list, model::Precision precision, core::DType moments) {
+MemoryByKind TrainState::memory_needed(const model::ParameterList& list, const model::Precision& precision, core::DType moments) {
   const Sizes s = sizes_of(list, precision, moments);
   return {.weights = in_pages(s.weights), .master = in_pages(s.master), .moments = in_pages(s.moments), .gradients = in_pages(s.gradients)};
 }
 
-TrainState::TrainState(const model::ParameterList& parameters, model::Precision precision, core::DType moments)
+TrainState::TrainState(const model::ParameterList& parameters, const model::Precision& precision, core::DType moments)
     : list(parameters),
+      precision_(precision),
       master_arena_("master", sizes_of(list, precision, moments).master),
       moments_arena_("moments", sizes_of(list, precision, moments).moments),
       gradients_arena_("gradients", sizes_of(list, precision, moments).gradients),
@@ -92,7 +93,7 @@ TrainState::TrainState(const model::ParameterList& parameters, model::Precision 
   m = model::take_slabs(moments_arena_, list, moments, /*trained_only=*/true);
   v = model::take_slabs(moments_arena_, list, moments, /*trained_only=*/true);
   gradients = model::take_slabs(gradients_arena_, list, precision.accumulator, /*trained_only=*/true);
-  weights = has_copy(precision) ? model::take_slabs(weights_arena_, list, precision.storage) : master;
+  weights = has_copy(precision) ? model::take_weights(weights_arena_, list, precision) : master;
   for (std::size_t s = 0; s < list.slabs.size(); ++s)
     if (list.slabs[s].role == model::Role::gate_bias) weights.slabs[s] = master.slabs[s];
 }
@@ -104,7 +105,14 @@ void TrainState::initialise(const model::ModelConfig& config, std::uint64_t seed
 
 void TrainState::refresh_weights(const kernels::Context& ctx) {
   for (std::size_t s = 0; s < list.slabs.size(); ++s)
-    if (weights.slabs[s].data != master.slabs[s].data) ctx.kernels.convert(ctx, master.slabs[s], weights.slabs[s]);
+    if (!has_codes(s)) model::round_weights(ctx, master.slabs[s], precision_, s, weights);
+  refresh_codes(ctx);
+}
+
+void TrainState::refresh_codes(const kernels::Context& ctx) {
+  nonfinite_blocks = 0;
+  for (std::size_t s = 0; s < list.slabs.size(); ++s)
+    if (has_codes(s)) nonfinite_blocks += model::round_weights(ctx, master.slabs[s], precision_, s, weights);
 }
 
 }  // namespace finback::train

@@ -42,24 +42,30 @@ std::int64_t in_pages(std::int64_t arena_bytes);
 std::int64_t resident_bytes();       // of this process now
 std::int64_t peak_resident_bytes();  // the most so far
 
-// The buffers. With fp32 (and fp64) the master weights are the compute copy, and `weights` shows them. A gate's bias has one
+// The buffers. With fp8 the compute copy of linear layers is codes and scales, quantised from the masters once a step [V3 §3.3.2];
+// nothing holds them in bf16. With fp32 (and fp64) the master weights are the compute copy, and `weights` shows them. A gate's bias has one
 // copy, in `master`.
 class TrainState {
  public:
-  TrainState(const model::ParameterList& list, model::Precision precision, core::DType moments);
+  TrainState(const model::ParameterList& list, const model::Precision& precision, core::DType moments);
 
-  static MemoryByKind memory_needed(const model::ParameterList& list, model::Precision precision, core::DType moments);
+  static MemoryByKind memory_needed(const model::ParameterList& list, const model::Precision& precision, core::DType moments);
 
   // Initial values, and the compute copy made from them.
   void initialise(const model::ModelConfig& config, std::uint64_t seed, const kernels::Context& ctx);
   // weights = round(master), after the masters were written from outside.
   void refresh_weights(const kernels::Context& ctx);
+  // Whether a slab's compute copy is codes, which no optimiser writes: they are made from the master afterwards.
+  bool has_codes(std::size_t slab) const { return weights.slabs[slab].dtype == core::DType::e4m3; }
+  void refresh_codes(const kernels::Context& ctx);
 
   const model::ParameterList& list;
   Counters counters;
   model::SlabBuffers master, m, v, gradients, weights;
+  std::int64_t nonfinite_blocks = 0;  // of the compute copy's FP8 blocks: those that hold a NaN or an infinity
 
  private:
+  const model::Precision precision_;
   core::Arena master_arena_, moments_arena_, gradients_arena_, weights_arena_;
 };
 

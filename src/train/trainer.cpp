@@ -15,10 +15,11 @@ namespace {
 core::DType moments_of(const RunConfig& run) { return run.optimizer.moments == "bf16" ? core::DType::bf16 : core::DType::f32; }
 
 model::Transformer::Options options_of(const RunConfig& run) {
-  return {.precision = model::precision_of(run.train.precision),
+  return {.precision = precision_of(run),
           .storage = model::activation_storage_of(run.train.activation_storage),
           .max_tokens = run.train.micro_batch * run.data.seq_len,
           .max_seq_len = run.data.seq_len,
+          .max_sequences = run.train.micro_batch,
           .training = true};
 }
 
@@ -52,10 +53,11 @@ double mean(double sum, std::int64_t n) { return n > 0 ? sum / static_cast<doubl
 }  // namespace
 
 MemoryByKind Trainer::memory_needed(const RunConfig& run, const model::ModelConfig& config, const model::ParameterList& list, int threads) {
-  MemoryByKind need = TrainState::memory_needed(list, model::precision_of(run.train.precision), moments_of(run));
+  MemoryByKind need = TrainState::memory_needed(list, precision_of(run), moments_of(run));
   const auto transformer = model::Transformer::memory_needed(config, options_of(run));
   need.activations = in_pages(transformer.activations);
-  need.work = in_pages(transformer.recomputed) + in_pages(transformer.work) + in_pages(kernels::scratch_bytes(threads));
+  need.work = in_pages(transformer.recomputed) + in_pages(transformer.work) + in_pages(transformer.tiles) +
+              in_pages(kernels::scratch_bytes(threads));
   need.batch = in_pages(batch_bytes(run));
   return need;
 }
@@ -68,7 +70,7 @@ Trainer::Trainer(const RunConfig& run, const model::ModelConfig& config, const m
       kernels_(kernels),
       source_(std::move(tokens)),
       spans_(spans),
-      state_(list, model::precision_of(run.train.precision), moments_of(run)),
+      state_(list, precision_of(run), moments_of(run)),
       transformer_(config, list, options_of(run)),
       scratch_("scratch", kernels::scratch_bytes(team.threads())),
       batch_arena_("batch", batch_bytes(run) + 128) {
@@ -76,6 +78,9 @@ Trainer::Trainer(const RunConfig& run, const model::ModelConfig& config, const m
   inputs_ = {batch_arena_.take_array<std::int32_t>(most), static_cast<std::size_t>(most)};
   targets_ = {batch_arena_.take_array<std::int32_t>(most), static_cast<std::size_t>(most)};
   sums_.reset(config_);
+  if (run.fp8.accumulate_bits != 0 && kernels.name != kernels::reference().name)
+    throw core::Error(core::Exit::usage, fmt::format("sums of {} bits on the {} kernels", run.fp8.accumulate_bits, kernels.name),
+                      "fp8.accumulate_bits", "set it to 0, or run with FINBACK_ISA=reference, which emulates them slowly");
 }
 
 MemoryByKind Trainer::memory() const {
@@ -98,7 +103,7 @@ StepReport Trainer::step() {
   StepReport report;
   compute_gradients(sequences);
   report.grad_norm = gradient_norm();
-  if (!std::isfinite(sums_.main) || !std::isfinite(report.grad_norm)) {
+  if (!finite(report)) {
     const std::uint64_t first = fingerprint();
     compute_gradients(sequences);
     report.grad_norm = gradient_norm();
@@ -113,6 +118,7 @@ StepReport Trainer::step() {
   for (std::size_t d = 0; d < sums_.mtp.size(); ++d)
     report.mtp_loss += mean(sums_.mtp[d], sums_.mtp_tokens[d]) / static_cast<double>(sums_.mtp.size());
   if (!sums_.mtp.empty()) report.mtp_acceptance = mean(static_cast<double>(sums_.mtp_accepted[0]), sums_.mtp_tokens[0]);
+  report.nonfinite_tiles = sums_.nonfinite_tiles + state_.nonfinite_blocks;
   report.expert_load = sums_.expert_load;
   describe_experts(report);
   report.outcome = judge(report);
@@ -189,9 +195,11 @@ void Trainer::update_weights(double scale) {
   for (std::size_t s = 0; s < state_.list.slabs.size(); ++s) {
     if (!state_.gradients.slabs[s]) continue;
     options.weight_decay = state_.list.slabs[s].weight_decay ? o.weight_decay : 0;
+    const core::Mat rounded = state_.has_codes(s) ? state_.master.slabs[s] : state_.weights.slabs[s];
     ctx.kernels.adamw(ctx, flat(state_.gradients.slabs[s]), options, flat(state_.master.slabs[s]), flat(state_.m.slabs[s]),
-                      flat(state_.v.slabs[s]), flat(state_.weights.slabs[s]));
+                      flat(state_.v.slabs[s]), flat(rounded));
   }
+  state_.refresh_codes(ctx);
 }
 
 void Trainer::update_biases() {
@@ -213,9 +221,13 @@ std::uint64_t Trainer::fingerprint() const {
   return sum;
 }
 
+bool Trainer::finite(const StepReport& report) const {
+  return std::isfinite(sums_.main) && std::isfinite(report.grad_norm) && sums_.nonfinite_tiles + state_.nonfinite_blocks == 0;
+}
+
 StepOutcome Trainer::judge(StepReport& report) {
   Counters& counters = state_.counters;
-  if (!std::isfinite(sums_.main) || !std::isfinite(report.grad_norm)) {
+  if (!finite(report)) {
     ++counters.bad_in_a_row;
     return StepOutcome::skipped_nonfinite;
   }

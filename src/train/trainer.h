@@ -17,7 +17,7 @@ using TokenSource = std::function<void(std::int64_t first_sequence, std::span<st
 
 enum class StepOutcome {
   updated,
-  skipped_nonfinite,  // loss or norm is NaN or infinite, twice with the same bits
+  skipped_nonfinite,  // loss, norm or an FP8 tile is NaN or infinite, twice with the same bits
   skipped_spike,
   rollback_wanted,  // a spike, and the run file says to go back; nothing was changed
 };
@@ -29,6 +29,8 @@ struct StepReport {
   double loss = 0, mtp_loss = 0, mtp_acceptance = 0, balance_loss = 0;  // means: nats a token, share of tokens, Σ f·P a sequence and layer
   double grad_norm = 0, learning_rate = 0, imbalance = 0;               // imbalance: worst layer's busiest expert over the mean
   double loss_zscore = 0, norm_zscore = 0;
+  // FP8 tiles of this step (of weights, inputs and gradients) that held a NaN or an infinity; any makes the step a bad one.
+  std::int64_t nonfinite_tiles = 0;
   bool recomputed = false;                    // the first result was NaN or infinite
   bool suspected_corruption = false;          // … and the second differed in bits
   std::span<const std::int64_t> expert_load;  // [blocks · E], until the next step
@@ -37,6 +39,7 @@ struct StepReport {
 class Trainer {
  public:
   // Takes all memory. `tokens` is kept. `spans` records steps and their parts, down to kernels where `kernels` is a traced table.
+  // Throws Error(usage) for what `kernels` cannot do.
   Trainer(const RunConfig& run, const model::ModelConfig& config, const model::ParameterList& list, core::Team& team,
           const kernels::Table& kernels, TokenSource tokens, core::Spans* spans = nullptr);
 
@@ -45,6 +48,8 @@ class Trainer {
 
   // The same with the scratch as used so far: what is resident after a step.
   MemoryByKind memory() const;
+  // What the activation store of one micro-batch took.
+  std::int64_t activation_bytes() const { return transformer_.activation_bytes(); }
 
   StepReport step();
 
@@ -55,6 +60,7 @@ class Trainer {
  private:
   void compute_gradients(std::int64_t sequences);
   double gradient_norm();
+  bool finite(const StepReport& report) const;
   void update_weights(double scale);
   void update_biases();
   std::uint64_t fingerprint() const;

@@ -59,7 +59,7 @@ TEST(RunConfig, ValuesOutOfRangeAreRefusedWithTheRange) {
   EXPECT_TRUE(has(error_of(kMinimal + "[train]\nsteps = 0\n"), "'train.steps' is out of range, x.toml:9, give 1 to"));
   EXPECT_TRUE(has(error_of(kMinimal + "[optimizer]\nlr = nan\n"), "out of range"));
   EXPECT_TRUE(has(error_of(kMinimal + "[optimizer]\nlr = \"fast\"\n"), "give a number"));
-  EXPECT_TRUE(has(error_of(kMinimal + "[train]\nprecision = \"fp16\"\n"), "one of bf16|fp32|fp64"));
+  EXPECT_TRUE(has(error_of(kMinimal + "[train]\nprecision = \"fp16\"\n"), "one of bf16|fp8|fp32|fp64"));
   EXPECT_TRUE(has(error_of(kMinimal + "[train]\nprecision = \"bf16|fp32\"\n"), "out of range"));
   EXPECT_TRUE(has(error_of(kMinimal + "[parallel]\npp = 2\n"), "out of range"));
   EXPECT_TRUE(has(error_of(kMinimal, {"data.fim_rate=1.5"}), "--set data.fim_rate=1.5"));
@@ -71,6 +71,28 @@ TEST(RunConfig, KeysThatDisagreeAreRefused) {
   EXPECT_TRUE(has(error_of(kMinimal, {"optimizer.min_lr=1"}), "min_lr 1 is above lr"));
   EXPECT_TRUE(has(error_of(kMinimal, {"data.weights=[1,2]"}), "differ in length"));
   EXPECT_TRUE(has(error_of(kMinimal, {"train.ramp_from=6"}), "ramp_from"));
+  for (const char* storage : {"fp8", "paper"})
+    EXPECT_TRUE(
+        has(error_of(kMinimal, {fmt::format("train.activation_storage={}", storage)}), "set precision to fp8, or activation_storage"));
+  EXPECT_TRUE(has(error_of(kMinimal, {"fp8.gradient_format=e5m2"}), "[fp8] is set and train.precision is bf16"));
+  EXPECT_TRUE(has(error_of(kMinimal, {"train.precision=fp8", "fp8.accumulate_bits=12"}), "give 0 (FP32) or 14"));
+  EXPECT_TRUE(has(error_of(kMinimal, {"train.precision=fp8", "fp8.promote=false"}), "sums are FP32 already"));
+}
+
+TEST(RunConfig, TheSwitchesOfFp8BecomeAPrecision) {
+  EXPECT_FALSE(precision_of(parse(kMinimal)).fp8);
+  const model::Fp8 published = *precision_of(parse(kMinimal, {"train.precision=fp8", "train.activation_storage=paper"})).fp8;
+  EXPECT_EQ(published.accumulation.bits, 0);
+  EXPECT_EQ(published.gradient_format, core::DType::e4m3);
+  EXPECT_FALSE(published.gradient_blocks || published.power_of_two_scales);
+  const model::Fp8 other =
+      *precision_of(parse(kMinimal, {"train.precision=fp8", "fp8.accumulate_bits=14", "fp8.promote=false", "fp8.gradient_format=e5m2",
+                                     "fp8.gradient_tile=128x128", "fp8.power_of_two_scales=true"}))
+           .fp8;
+  EXPECT_EQ(other.accumulation.bits, 14);
+  EXPECT_FALSE(other.accumulation.promote);
+  EXPECT_EQ(other.gradient_format, core::DType::e5m2);
+  EXPECT_TRUE(other.gradient_blocks && other.power_of_two_scales);
 }
 
 TEST(RunConfig, OverridesWinAndStringsNeedNoQuotes) {

@@ -56,19 +56,33 @@ struct Session {
 };
 
 void expect_same_state(TrainState& a, TrainState& b) {
+  const auto same = [&](const std::vector<core::Mat>& x, const std::vector<core::Mat>& y) {
+    ASSERT_EQ(x.size(), y.size());
+    for (std::size_t s = 0; s < x.size(); ++s)
+      if (x[s]) {
+        ASSERT_EQ(0, std::memcmp(x[s].data, y[s].data, static_cast<std::size_t>(x[s].bytes()))) << a.list.slabs[s].name;
+      }
+  };
   for (const auto& [x, y] : {std::pair{&a.master, &b.master}, {&a.m, &b.m}, {&a.v, &b.v}, {&a.weights, &b.weights}})
-    for (std::size_t s = 0; s < x->slabs.size(); ++s) {
-      if (!x->slabs[s]) continue;
-      ASSERT_EQ(0, std::memcmp(x->slabs[s].data, y->slabs[s].data, static_cast<std::size_t>(x->slabs[s].bytes()))) << a.list.slabs[s].name;
-    }
+    same(x->slabs, y->slabs);
+  same(a.weights.scales, b.weights.scales);
   EXPECT_EQ(a.counters.sequences, b.counters.sequences);
   EXPECT_EQ(a.counters.guard.loss.mean, b.counters.guard.loss.mean);
 }
 
+RunConfig fp8_run(const char* storage = "paper") {
+  RunConfig run = tiny_run();
+  run.train.precision = "fp8";
+  run.train.activation_storage = storage;
+  return run;
+}
+
 TEST(Trainer, LearnsAndBalances) {
-  for (const char* precision : {"bf16", "fp32"}) {
+  for (const auto& [precision, storage] :
+       {std::pair{"bf16", "bf16"}, {"fp32", "bf16"}, {"fp8", "full"}, {"fp8", "fp8"}, {"fp8", "paper"}}) {
     RunConfig config = tiny_run();
     config.train.precision = precision;
+    config.train.activation_storage = storage;
     Session r(config);
     const auto losses = r.steps(40);
     EXPECT_NEAR(losses.front(), std::log(64.0), 0.2) << precision;
@@ -82,14 +96,20 @@ TEST(Trainer, LearnsAndBalances) {
 }
 
 TEST(Trainer, TheNumberOfThreadsChangesNoBit) {
-  Session one(tiny_run(), 1), three(tiny_run(), 3);
-  EXPECT_EQ(one.steps(5), three.steps(5));
-  expect_same_state(one.trainer.state(), three.trainer.state());
+  for (const RunConfig& run : {tiny_run(), fp8_run()}) {
+    Session one(run, 1), three(run, 3);
+    EXPECT_EQ(one.steps(5), three.steps(5));
+    expect_same_state(one.trainer.state(), three.trainer.state());
+  }
 }
 
 // A run that is stopped, saved, read back into a new process's memory and continued has the bits of one that never stopped.
-TEST(Trainer, ResumesBitForBit) {
-  Session whole(tiny_run()), first(tiny_run()), second(tiny_run());
+class Resumed : public testing::TestWithParam<RunConfig> {};
+INSTANTIATE_TEST_SUITE_P(Precisions, Resumed, testing::Values(tiny_run(), fp8_run()),
+                         [](const auto& tested) { return tested.param.train.precision; });
+
+TEST_P(Resumed, HasTheBitsOfAnUninterruptedRun) {
+  Session whole(GetParam()), first(GetParam()), second(GetParam());
   const auto losses = whole.steps(12);
   first.steps(7);
   const std::string directory = ::testing::TempDir() + "/finback resume";
@@ -124,8 +144,12 @@ TEST(Trainer, ClippingBoundsTheStepNotTheReport) {
   EXPECT_GT(r.trainer.step().grad_norm, 1e-3);
 }
 
-TEST(Trainer, ANaNThatStaysIsSkippedAndCounted) {
-  Session r(tiny_run());
+class BadWeight : public testing::TestWithParam<RunConfig> {};
+INSTANTIATE_TEST_SUITE_P(Precisions, BadWeight, testing::Values(tiny_run(), fp8_run()),
+                         [](const auto& tested) { return tested.param.train.precision; });
+
+TEST_P(BadWeight, IsSkippedAndCountedWhileItStays) {
+  Session r(GetParam());
   r.steps(2);
   TrainState& state = r.trainer.state();
   float* weight = state.master.slabs[2].row<float>(0);
@@ -138,6 +162,7 @@ TEST(Trainer, ANaNThatStaysIsSkippedAndCounted) {
     EXPECT_EQ(report.outcome, StepOutcome::skipped_nonfinite);
     EXPECT_TRUE(report.recomputed);
     EXPECT_FALSE(report.suspected_corruption);
+    EXPECT_EQ(report.nonfinite_tiles > 0, r.run.train.precision == "fp8");
     EXPECT_EQ(state.counters.bad_in_a_row, i);
   }
   EXPECT_EQ(state.counters.step, 4);
@@ -245,9 +270,55 @@ TEST(Trainer, ATeamThatCannotStartIsAnError) {
 }
 
 TEST(Trainer, NothingIsAllocatedInAStep) {
-  Session r(tiny_run(), 2);
-  r.steps(2);
-  EXPECT_EQ(allocations_during([&] { r.trainer.step(); }), 0);
+  for (const RunConfig& run : {tiny_run(), fp8_run("full"), fp8_run("paper")}) {
+    Session r(run, 2);
+    r.steps(2);
+    EXPECT_EQ(allocations_during([&] { r.trainer.step(); }), 0) << run.train.activation_storage;
+  }
+}
+
+// A NaN that no loss and no norm shows: it stands in a gradient's tile, and the kernel that reads it is made to swallow it.
+std::int64_t (*true_quantise)(const kernels::Context&, core::ConstMat, const kernels::Quantization&, const kernels::ScaledBuffer&);
+std::int64_t one_bad_tile(const kernels::Context& ctx, core::ConstMat x, const kernels::Quantization& how, const kernels::ScaledBuffer& y) {
+  return true_quantise(ctx, x, how, y) + (--calls_until_fault == 0);
+}
+
+TEST(Trainer, ABadTileAloneMakesABadStep) {
+  faulty = kernels::best();
+  true_quantise = faulty.quantize_rows;
+  faulty.quantize_rows = one_bad_tile;
+  calls_until_fault = 5;
+  Session r(fp8_run(), 1, faulty);
+  const StepReport once = r.trainer.step();  // gone when the step is computed again
+  EXPECT_EQ(once.outcome, StepOutcome::updated);
+  EXPECT_TRUE(once.recomputed);
+  EXPECT_EQ(once.nonfinite_tiles, 0);
+}
+
+TEST(Trainer, NarrowSumsNeedTheReferenceKernels) {
+  RunConfig run = fp8_run();
+  run.fp8.accumulate_bits = 14;
+  EXPECT_THROW(Session{run}, core::Error);
+  Session r(run, 1, kernels::reference());
+  Session wide(fp8_run(), 1, kernels::reference());
+  EXPECT_NE(r.steps(1), wide.steps(1));
+}
+
+// Each switch changes what is computed, and a few steps of it still learn.
+TEST(Trainer, TheSwitchesOfFp8TakeEffect) {
+  Session published(fp8_run());
+  const std::vector<double> losses = published.steps(30);
+  const auto tried = [&](const std::function<void(RunConfig&)>& change) {
+    RunConfig run = fp8_run();
+    change(run);
+    Session r(run);
+    const std::vector<double> other = r.steps(30);
+    EXPECT_NE(other, losses);
+    EXPECT_LT(other.back(), 3);
+  };
+  tried([](RunConfig& run) { run.fp8.gradient_format = "e5m2"; });
+  tried([](RunConfig& run) { run.fp8.gradient_tile = "128x128"; });
+  tried([](RunConfig& run) { run.fp8.power_of_two_scales = true; });
 }
 
 TEST(Trainer, ATraceChangesNoBitAndAllocatesNothing) {
@@ -277,6 +348,13 @@ TEST(Trainer, MemoryByKindFollowsFromTheParameters) {
   close(bf16.moments, 4);
   close(bf16.gradients, 4);
   EXPECT_GT(bf16.activations, 0);
+  run.train.precision = "fp8";  // of what linear layers multiply one byte, and scales; the rest, here nearly all, in bf16
+  const MemoryByKind fp8 = Trainer::memory_needed(run, model, list, 1);
+  close(fp8.weights, 2);
+  model::ModelConfig wide = tiny_model();
+  wide.hidden_size = 512, wide.moe_intermediate_size = 2048, wide.n_routed_experts = 8, wide.n_group = 1;
+  const model::ParameterList experts = model::list_parameters(wide);
+  EXPECT_NEAR(static_cast<double>(Trainer::memory_needed(run, wide, experts, 1).weights), static_cast<double>(experts.total()), 2.2e6);
   run.train.precision = "fp32";
   const MemoryByKind fp32 = Trainer::memory_needed(run, model, list, 1);
   EXPECT_EQ(fp32.weights, 0);
