@@ -25,12 +25,17 @@ void measure_run(const T* w, const float* decoded, std::int64_t n, FormatError& 
   for (; i + kLanes <= n; i += kLanes)
     for (std::int64_t lane = 0; lane < kLanes; ++lane) take(i + lane, lane);
   for (; i < n; ++i) take(i, i % kLanes);
-  for (std::int64_t lane = 0; lane < kLanes; ++lane) {
-    e.squares += static_cast<double>(squares[lane]);
-    e.error_squares += static_cast<double>(errors[lane]);
-    e.largest = std::max(e.largest, static_cast<double>(largest[lane]));
-    e.largest_error = std::max(e.largest_error, static_cast<double>(largest_error[lane]));
-  }
+  for (std::int64_t half = kLanes / 2; half > 0; half /= 2)
+    for (std::int64_t lane = 0; lane < half; ++lane) {
+      squares[lane] += squares[lane + half];
+      errors[lane] += errors[lane + half];
+      largest[lane] = std::max(largest[lane], largest[lane + half]);
+      largest_error[lane] = std::max(largest_error[lane], largest_error[lane + half]);
+    }
+  e.squares += static_cast<double>(squares[0]);
+  e.error_squares += static_cast<double>(errors[0]);
+  e.largest = std::max(e.largest, static_cast<double>(largest[0]));
+  e.largest_error = std::max(e.largest_error, static_cast<double>(largest_error[0]));
 }
 
 }  // namespace

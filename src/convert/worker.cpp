@@ -91,10 +91,13 @@ FormatError Worker::convert(const Piece& piece, core::AtomicFile& file) {
 }
 
 void Worker::check_finite(const Weight& w, DType type, const void* values, std::int64_t n) const {
-  if (formats::count_non_finite(type, values, n) > 0)
-    throw core::Error(core::Exit::bad_input,
-                      fmt::format("tensor '{}' holds values that are NaN or infinite, or become so in {}", w.name, core::name_of(w.to)),
-                      source_.where(w), "repair it or download it again; `finback verify --check-tensors` lists all such tensors");
+  if (formats::count_non_finite(type, values, n) > 0) refuse(w);
+}
+
+void Worker::refuse(const Weight& w) const {
+  throw core::Error(core::Exit::bad_input,
+                    fmt::format("tensor '{}' holds values that are NaN or infinite, or become so in {}", w.name, core::name_of(w.to)),
+                    source_.where(w), "repair it or download it again; `finback verify --check-tensors` lists all such tensors");
 }
 
 // The scales of a block of an FP8 weight, of the source's tensor.
@@ -108,7 +111,6 @@ ConstMat Worker::source_scales(const Weight& w, const Block& b) {
 FormatError Worker::quantise(const Piece& piece, core::AtomicFile& file) {
   const Weight& w = *piece.weight;
   const Block& b = piece.block;
-  check_finite(w, w.from, in_.data(), b.rows * b.cols);
   DType type = w.from;
   if (type == DType::f16) {  // exact in f32
     grow(out_, b.rows * b.cols * core::size_of(DType::f32));
@@ -118,7 +120,7 @@ FormatError Worker::quantise(const Piece& piece, core::AtomicFile& file) {
   }
   const ConstMat x = core::const_mat(in_.data(), type, b.rows, b.cols);
   const ScaledBuffer made = scaled(out_, made_scales_, b);
-  context_.kernels.quantize_blocks(context_, x, 1, {}, {}, made);
+  if (context_.kernels.quantize_blocks(context_, x, 1, {}, {}, made) > 0) refuse(w);
   FormatError error;
   error.blocks = made.scales.size();
   original_.assign(static_cast<std::size_t>(error.blocks), 0);

@@ -27,6 +27,7 @@ class Worker {
 
  private:
   void check_finite(const Weight& w, core::DType type, const void* values, std::int64_t n) const;
+  [[noreturn]] void refuse(const Weight& w) const;
   core::ConstMat source_scales(const Weight& w, const Block& b);
   FormatError quantise(const Piece& piece, core::AtomicFile& file);
   std::int64_t take_originals(const Weight& w, const Block& b, core::ConstMat x, const kernels::ScaledBuffer& made);

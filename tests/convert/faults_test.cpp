@@ -79,6 +79,23 @@ TEST_F(ConvertFaults, ValuesThatAreNoNumbers) {
   refuse({"model.layers.1.mlp.gate.e_score_correction_bias", "NaN"});
 }
 
+TEST_F(ConvertFaults, ValuesThatAreNoNumbersOnTheWayIntoFp8) {
+  run(fp8_.path, Target::bf16);
+  core::sys::rename(out_, folder_ / "bf16");
+  auto tensors = finback::testing::read_tensors(folder_ / "bf16");
+  for (const auto& [file, _] : read_folder(folder_ / "bf16"))
+    if (file.starts_with("model")) core::sys::remove_tree(folder_ / ("bf16/" + file));
+  for (const char* bad : {"\xc0\x7f", "\x80\xff"}) {
+    auto& bytes = tensors.at(weight_).bytes;
+    const std::string was = bytes;
+    bytes.replace(5000, 2, bad);
+    finback::testing::put_tensors(folder_ / "bf16", tensors, 1);
+    expect_error(Exit::bad_input, {weight_, "NaN or infinite"}, [&] { run(folder_ / "bf16", Target::fp8); });
+    EXPECT_FALSE(core::exists(out_ + ".tmp"));
+    bytes = was;
+  }
+}
+
 TEST_F(ConvertFaults, TypesThatAreDeclaredAndNotHeld) {
   auto config = boost::json::parse(finback::testing::kShrunkenConfig).as_object();
   config.erase("quantization_config");
