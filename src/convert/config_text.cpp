@@ -2,8 +2,7 @@
 
 #include "core/error.h"
 #include "core/json.h"
-
-#include <boost/json/array.hpp>
+#include "formats/fp8.h"
 
 namespace finback::convert {
 namespace {
@@ -26,8 +25,7 @@ json::object with_types(const json::object& config, const json::value& torch_dty
 
 json::object config_for(const json::object& config, Target target) {
   if (target != Target::fp8) return with_types(config, target == Target::fp32 ? "float32" : "bfloat16", nullptr);
-  const json::value published = {
-      {"activation_scheme", "dynamic"}, {"fmt", "e4m3"}, {"quant_method", "fp8"}, {"weight_block_size", json::array{128, 128}}};
+  const json::value published = formats::quantization_config();
   const json::value* own = config.if_contains("quantization_config");
   return with_types(config, "bfloat16", own && own->is_object() ? own : &published);
 }

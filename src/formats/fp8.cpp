@@ -12,6 +12,13 @@ std::vector<std::int64_t> scale_shape(const std::vector<std::int64_t>& weight) {
   return {kernels::tiles_of(weight[0]), kernels::tiles_of(weight[1])};
 }
 
+boost::json::object quantization_config() {
+  return {{"activation_scheme", "dynamic"},
+          {"fmt", "e4m3"},
+          {"quant_method", "fp8"},
+          {"weight_block_size", boost::json::array{kernels::kTile, kernels::kTile}}};
+}
+
 void check_scale_values(const float* scales, std::int64_t first_row, std::int64_t rows, std::int64_t cols, const std::string& name,
                         const std::string& path) {
   for (std::int64_t i = 0; i < rows * cols; ++i)

@@ -3,6 +3,8 @@
 // of a column are what remains.
 #pragma once
 
+#include <boost/json/object.hpp>
+
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -14,6 +16,9 @@ constexpr std::string_view kScaleSuffix = "_scale_inv";
 
 std::string scale_name(std::string_view weight);
 std::vector<std::int64_t> scale_shape(const std::vector<std::int64_t>& weight);  // {} unless the weight is a matrix
+
+// What config.json says of a folder with such weights, under "quantization_config".
+boost::json::object quantization_config();
 
 // Holds scales against what they must be: above zero, and at most 2^119, so that the largest code times the scale is a finite BF16. scales
 // [rows, cols] are rows first_row … of the tensor `name`. Throws Error(bad_input) with the tensor, the element and its value.

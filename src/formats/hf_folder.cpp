@@ -317,20 +317,61 @@ struct Item {
   std::string name;
   const model::Parameter* parameter;
   DType dtype;
-  std::uint64_t bytes() const { return static_cast<std::uint64_t>(parameter->size() * core::size_of(dtype)); }
+  bool scales = false;  // of the parameter's codes, not itself
+  std::vector<std::int64_t> shape() const { return scales ? scale_shape(parameter->shape) : parameter->shape; }
+  std::uint64_t bytes() const {
+    std::int64_t n = core::size_of(dtype);
+    for (const std::int64_t extent : shape()) n *= extent;
+    return static_cast<std::uint64_t>(n);
+  }
 };
 
-FileSum write_shard(const std::string& path, std::vector<Item> items, const model::SlabBuffers& weights) {
+// A pass of a weight through its codes, a few rows of blocks at a time.
+class Quantiser {
+ public:
+  explicit Quantiser(bool power_of_two_scales) : how_{DType::e4m3, power_of_two_scales} {}
+
+  // Writes the codes, or their scales.
+  void write(const core::ConstMat& from, bool scales, SafetensorsWriter& writer) {
+    const std::int64_t cols = from.cols, tile_cols = kernels::tiles_of(cols);
+    const std::int64_t run = kernels::kTile * std::max<std::int64_t>(1, static_cast<std::int64_t>(kChunk) / (kernels::kTile * cols));
+    for (std::int64_t row = 0; row < from.rows; row += run) {
+      const std::int64_t rows = std::min(run, from.rows - row), tiles = kernels::tiles_of(rows);
+      codes_.resize(static_cast<std::size_t>(rows * cols));
+      scales_.resize(static_cast<std::size_t>(tiles * tile_cols));
+      const kernels::ScaledBuffer to{core::mat(codes_.data(), DType::e4m3, rows, cols),
+                                     core::mat(scales_.data(), DType::f32, tiles, tile_cols)};
+      context_.kernels.quantize_blocks(context_, from.row_range(row, rows), 1, {}, how_, to);
+      const core::Mat& part = scales ? to.scales : to.codes;
+      writer.write(part.data, static_cast<std::uint64_t>(part.bytes()));
+    }
+  }
+
+ private:
+  const kernels::Quantization how_;
+  core::Team team_{1};
+  core::Arena scratch_{"saving", kernels::scratch_bytes(1)};
+  kernels::Context context_{kernels::best(), team_, scratch_};
+  std::vector<std::byte> codes_;
+  std::vector<float> scales_;
+};
+
+FileSum write_shard(const std::string& path, std::vector<Item> items, const model::SlabBuffers& weights, const SaveOptions& options) {
   // Wider types first, so that every element lies aligned.
   std::stable_sort(items.begin(), items.end(),
                    [](const Item& a, const Item& b) { return core::size_of(a.dtype) > core::size_of(b.dtype); });
   std::vector<SafetensorsWriter::Entry> entries;
-  for (const Item& item : items) entries.push_back({item.name, item.dtype, item.parameter->shape});
+  for (const Item& item : items) entries.push_back({item.name, item.dtype, item.shape()});
   SafetensorsWriter writer(path, std::move(entries));
   std::vector<std::byte> buffer(kChunk);
+  Quantiser quantiser(options.power_of_two_scales);
   for (const Item& item : items) {
     const core::Mat from = weights.of(*item.parameter);
     FB_CHECK(from.contiguous() && from.size() == item.parameter->size(), "{}", item.name);
+    if (item.scales || item.dtype == DType::e4m3) {
+      quantiser.write(from, item.scales, writer);
+      continue;
+    }
     const auto out_size = core::size_of(item.dtype), run = static_cast<std::int64_t>(kChunk) / out_size;
     for (std::int64_t i = 0; i < from.size(); i += run) {
       const std::int64_t n = std::min(run, from.size() - i);
@@ -342,18 +383,23 @@ FileSum write_shard(const std::string& path, std::vector<Item> items, const mode
 }
 
 std::vector<std::vector<Item>> split_into_shards(const model::ParameterList& list, const SaveOptions& options) {
+  const bool fp8 = options.dtype == DType::e4m3;
+  const DType plain = fp8 ? DType::bf16 : options.dtype;
   std::vector<Item> items;
   std::unordered_map<std::string_view, const model::Parameter*> by_name;
   for (const model::Parameter& p : list.parameters) {
-    items.push_back({p.name, &p, p.keep_f32 ? DType::f32 : options.dtype});
+    const bool codes = fp8 && p.fp8;
+    items.push_back({p.name, &p, codes ? DType::e4m3 : p.keep_f32 ? DType::f32 : plain});
+    if (codes) items.push_back({scale_name(p.name), &p, DType::f32, /*scales=*/true});
     by_name.emplace(p.name, &p);
   }
-  for (const auto& d : list.duplicates) items.push_back({d.name, by_name.at(d.of), options.dtype});
+  for (const auto& d : list.duplicates) items.push_back({d.name, by_name.at(d.of), plain});
 
   std::vector<std::vector<Item>> shards(1);
   std::uint64_t bytes = 0;
   for (Item& item : items) {
-    if (!shards.back().empty() && bytes + item.bytes() > options.max_shard_bytes) {
+    // Scales lie with their weight.
+    if (!item.scales && !shards.back().empty() && bytes + item.bytes() > options.max_shard_bytes) {
       shards.emplace_back();
       bytes = 0;
     }
@@ -393,7 +439,8 @@ std::vector<std::pair<std::string, std::string>> companions(const model::ModelCo
 
 std::vector<FileSum> save_model(const std::string& folder, const model::ModelConfig& config, const model::ParameterList& list,
                                 const model::SlabBuffers& weights, const SaveOptions& options) {
-  FB_CHECK(options.dtype == DType::bf16 || options.dtype == DType::f32, "{}", core::name_of(options.dtype));
+  const bool fp8 = options.dtype == DType::e4m3;
+  FB_CHECK(fp8 || options.dtype == DType::bf16 || options.dtype == DType::f32, "{}", core::name_of(options.dtype));
   core::make_directories(folder);
   Manifest written;
   const auto put = [&](const std::string& name, std::string_view text) {
@@ -401,13 +448,14 @@ std::vector<FileSum> save_model(const std::string& folder, const model::ModelCon
     written.add_file(folder, name);
   };
   json::object config_json = model::to_json(config);
-  config_json["torch_dtype"] = options.dtype == DType::bf16 ? "bfloat16" : "float32";
+  config_json["torch_dtype"] = options.dtype == DType::f32 ? "float32" : "bfloat16";
+  if (fp8) config_json["quantization_config"] = quantization_config();
   put("config.json", core::pretty_json(config_json));
   for (const auto& [name, text] : companions(config, options.tokenizer)) put(name, text);
 
   const auto shards = split_into_shards(list, options);
   if (shards.size() == 1) {
-    written.add(write_shard(folder + "/model.safetensors", shards.front(), weights));
+    written.add(write_shard(folder + "/model.safetensors", shards.front(), weights, options));
     return written.files();
   }
   json::object weight_map;
@@ -418,7 +466,7 @@ std::vector<FileSum> save_model(const std::string& folder, const model::ModelCon
       weight_map[item.name] = name;
       total += item.bytes();
     }
-    written.add(write_shard(folder + "/" + name, shards[i], weights));
+    written.add(write_shard(folder + "/" + name, shards[i], weights, options));
   }
   put("model.safetensors.index.json", core::pretty_json(json::object{{"metadata", {{"total_size", total}}}, {"weight_map", weight_map}}));
   return written.files();

@@ -60,7 +60,9 @@ class ModelFolder {
 };
 
 struct SaveOptions {
-  core::DType dtype = core::DType::bf16;  // bf16 or f32; what keep_f32 says stays F32
+  core::DType dtype =
+      core::DType::bf16;  // bf16, f32 or e4m3 (what Parameter::fp8 says, with scales; the rest BF16); what keep_f32 says stays F32
+  bool power_of_two_scales = false;  // of e4m3
   std::uint64_t max_shard_bytes = 5'000'000'000;
   std::string tokenizer;  // a folder whose tokenizer files are copied, or one such file; empty: none
 };
@@ -70,7 +72,8 @@ struct SaveOptions {
 std::vector<std::pair<std::string, std::string>> companions(const model::ModelConfig& config, const std::string& tokenizer);
 
 // Writes config.json, generation_config.json, the tokenizer's files and the weights, in one file or in shards with an index,
-// MTP's copies of embedding and head among them. Each file is atomic and flushed to disk. `weights` are f64, f32 or bf16.
+// MTP's copies of embedding and head among them. Each file is atomic and flushed to disk. `weights` are f64, f32 or bf16 (into e4m3:
+// f32 or bf16, quantised as the compute copy of FP8 training is, to the same codes and scales).
 // Returns what was written, for a manifest.
 std::vector<FileSum> save_model(const std::string& folder, const model::ModelConfig& config, const model::ParameterList& list,
                                 const model::SlabBuffers& weights, const SaveOptions& options = {});

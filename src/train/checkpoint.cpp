@@ -221,7 +221,8 @@ std::string write_checkpoint(const std::string& directory, const CheckpointConte
   core::make_directories(folder + "/train_state");
   formats::Manifest manifest;
 
-  const formats::SaveOptions options{.dtype = content.weights, .tokenizer = content.tokenizer};
+  const formats::SaveOptions options{
+      .dtype = content.weights, .power_of_two_scales = content.power_of_two_scales, .tokenizer = content.tokenizer};
   for (formats::FileSum& sum : formats::save_model(folder, content.config, content.list, snapshot.master, options))
     manifest.add(std::move(sum));
   write_tensors(folder, "train_state/master.safetensors", content.list, snapshot.master, manifest);

@@ -47,11 +47,12 @@ class Snapshot {
 struct CheckpointContent {
   const model::ModelConfig& config;
   const model::ParameterList& list;
-  core::DType weights;    // type of the Hugging Face weights: that of the compute copy
+  core::DType weights;    // type of the Hugging Face weights: f32, bf16 or e4m3
   std::string tokenizer;  // tokenizer.json, or the folder of the tokenizer's files; empty: none
   std::string run_toml;
   std::int64_t seed = 0;
   Provenance provenance;
+  bool power_of_two_scales = false;  // of e4m3 weights
 };
 
 // Writes directory/step-N and returns its path. Throws Error(io); nothing is left under the final name then.

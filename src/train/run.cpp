@@ -104,7 +104,14 @@ class Run {
             },
             options.spans),
         snapshot_(list_, precision_of(run), moments_of(run)),
-        content_{config_, list_, weights_type(run), run.data.tokenizer, to_toml(run), run.train.seed, provenance_of(run, options, stream_)},
+        content_{config_,
+                 list_,
+                 weights_type(run),
+                 run.data.tokenizer,
+                 to_toml(run),
+                 run.train.seed,
+                 provenance_of(run, options, stream_),
+                 run.fp8.power_of_two_scales},
         checkpoints_(run.output.dir + "/checkpoints"),
         good_(begin()),
         writer_(checkpoints_, run.checkpoint.keep, content_, snapshot_, good_),
@@ -116,9 +123,10 @@ class Run {
   Exit go();
 
  private:
+  // auto: what the layers compute with.
   static core::DType weights_type(const RunConfig& run) {
-    if (run.checkpoint.dtype != "auto") return run.checkpoint.dtype == "bf16" ? core::DType::bf16 : core::DType::f32;
-    return precision_of(run).storage == core::DType::bf16 ? core::DType::bf16 : core::DType::f32;
+    const std::string& name = run.checkpoint.dtype == "auto" ? run.train.precision : run.checkpoint.dtype;
+    return name == "fp8" ? core::DType::e4m3 : name == "bf16" ? core::DType::bf16 : core::DType::f32;
   }
   Counters& counters() { return trainer_.state().counters; }
   std::string where() const { return good_now().empty() ? "no checkpoint was saved" : "the last good checkpoint is " + good_now(); }

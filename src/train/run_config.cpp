@@ -115,8 +115,8 @@ const std::vector<Key>& keys() {
       number("checkpoint", "every", AT(checkpoint.every), 0, many, "steps; 0: only at the end"),
       number("checkpoint", "keep", AT(checkpoint.keep), 1, 1 << 20, "newest checkpoints that stay"),
       number("checkpoint", "tries", AT(checkpoint.tries), 1, 1000, "failed saves in a row before the run stops"),
-      text("checkpoint", "dtype", AT(checkpoint.dtype), "auto|bf16|fp32",
-           "of the Hugging Face weights; auto: that of the compute copy, bf16 with fp8"),
+      text("checkpoint", "dtype", AT(checkpoint.dtype), "auto|fp8|bf16|fp32",
+           "of the Hugging Face weights; auto: as train.precision; fp8: E4M3 and scales as published"),
 
       number("eval", "every", AT(eval.every), 0, many, "steps; 0: only at the end"),
       number("eval", "tokens", AT(eval.tokens), 0, many, "of the held-out file; 0: all"),

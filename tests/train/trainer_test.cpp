@@ -1,6 +1,8 @@
 #include "train/trainer.h"
 
 #include "core/rng.h"
+#include "formats/fp8.h"
+#include "formats/hf_folder.h"
 #include "kernels/traced.h"
 #include "tests/train/allocations.h"
 #include "tests/train/tiny_model.h"
@@ -302,6 +304,51 @@ TEST(Trainer, NarrowSumsNeedTheReferenceKernels) {
   Session r(run, 1, kernels::reference());
   Session wide(fp8_run(), 1, kernels::reference());
   EXPECT_NE(r.steps(1), wide.steps(1));
+}
+
+// Tensors of a slab whose rows no block divides.
+model::ModelConfig model_of_many_blocks() {
+  model::ModelConfig c = tiny_model();
+  c.hidden_size = 160, c.moe_intermediate_size = 136, c.q_lora_rank = 140, c.kv_lora_rank = 20;
+  return c;
+}
+
+TEST(Trainer, AnFp8FolderHoldsTheCodesThatLayersMultiply) {
+  for (const bool power_of_two : {false, true}) {
+    RunConfig run = fp8_run();
+    run.fp8.power_of_two_scales = power_of_two;
+    const model::ModelConfig config = model_of_many_blocks();
+    const model::ParameterList list = model::list_parameters(config);
+    core::Team team(2);
+    Trainer trainer(run, config, list, team, kernels::best(), fill_tokens);
+    trainer.state().initialise(config, 1, trainer.context());
+    for (int i = 0; i < 3; ++i) trainer.step();
+
+    Snapshot snapshot(list, precision_of(run), core::DType::bf16);
+    snapshot.copy(trainer.state(), trainer.context());
+    const CheckpointContent content{config, list, core::DType::e4m3, "", "", 1, {}, power_of_two};
+    const std::string path = write_checkpoint(::testing::TempDir() + "/finback fp8", content, snapshot);
+    EXPECT_TRUE(faults_of(path).empty());
+    const formats::ModelFolder folder(path);
+    EXPECT_TRUE(folder.check(list).empty());
+    const model::SlabBuffers& weights = trainer.state().weights;
+    const auto bytes_of = [&](const std::string& name, core::Mat expected) {
+      const auto t = folder.find(name);
+      ASSERT_TRUE(t && t.info->bytes() == static_cast<std::uint64_t>(expected.bytes())) << name;
+      std::vector<char> bytes(t.info->bytes());
+      t.file->read(*t.info, bytes.data());
+      EXPECT_EQ(0, std::memcmp(bytes.data(), expected.data, bytes.size())) << name;
+    };
+    for (const model::Parameter& p : list.parameters) {
+      if (!p.fp8) continue;
+      const auto s = static_cast<std::size_t>(p.slab);
+      const model::Slab& slab = list.slabs[s];
+      const std::int64_t tile =
+          p.row / slab.rows * kernels::row_tiles(slab.rows, slab.parts) + kernels::row_tile_of(p.row % slab.rows, slab.parts);
+      bytes_of(p.name, weights.of(p));
+      bytes_of(formats::scale_name(p.name), weights.scales[s].row_range(tile, kernels::tiles_of(p.rows)));
+    }
+  }
 }
 
 // Each switch changes what is computed, and a few steps of it still learn.
