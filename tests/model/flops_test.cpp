@@ -7,7 +7,7 @@
 namespace finback::model {
 namespace {
 
-ModelConfig shipped(const std::string& name) { return read_config(std::string(FINBACK_SOURCE_DIR) + "/configs/models/" + name + ".json"); }
+ModelConfig shipped(const char* name) { return read_config(fmt::format("{}/configs/models/{}.json", FINBACK_SOURCE_DIR, name)); }
 
 // The figures that the PyTorch twin's own formula gives for the same shapes.
 TEST(Flops, EqualThePyTorchTwins) {
