@@ -1,13 +1,13 @@
-// finback bench: figures of this machine, each beside the ceiling that it is read under. One function per subcommand.
+// finback bench: figures of this machine, each beside the ceiling that it is read under. One function per subcommand; gemm has a file of
+// its own.
 #include "cli/command.h"
 #include "core/json.h"
 #include "core/machine.h"
+#include "kernels/kernels.h"
 #include "measure/ceiling.h"
-#include "measure/gemm.h"
 #include "measure/kernel_bench.h"
 #include "measure/train_bench.h"
 
-#include <map>
 #include <memory>
 
 namespace finback::cli {
@@ -31,7 +31,7 @@ void bench_ceiling(const Options& o) {
   const measure::Ceiling c = measure::ceiling(team, o.seconds);
   if (o.json) {
     fmt::print("{}", core::pretty_json(boost::json::object{{"threads", o.threads},
-                                                           {"isa", kernels::runnable().back()},
+                                                           {"isa", kernels::best().name},
                                                            {"fp32_gflops", c.fp32_gflops},
                                                            {"bf16_gflops", c.bf16_gflops},
                                                            {"int8_gops", c.int8_gops},
@@ -39,7 +39,7 @@ void bench_ceiling(const Options& o) {
                                                            {"cache_gb_per_s", c.cache_gb_per_s}}));
     return;
   }
-  fmt::print("{} threads, {}\n", o.threads, kernels::runnable().back());
+  fmt::print("{} threads, {}\n", o.threads, kernels::best().name);
   fmt::print("fp32    {:8.1f} GFLOPS\n", c.fp32_gflops);
   fmt::print("bf16    {:8.1f} GFLOPS\n", c.bf16_gflops);
   fmt::print("int8    {:8.1f} GOPS\n", c.int8_gops);
@@ -53,64 +53,6 @@ void add_bench_ceiling(CLI::App& bench) {
   add_options(*command, *o);
   command->footer("Example:\n  finback bench ceiling --threads 1");
   command->callback([o] { bench_ceiling(*o); });
-}
-
-const std::map<std::string, core::DType> kTypes = {{"fp32", core::DType::f32}, {"bf16", core::DType::bf16}};
-const std::map<std::string, measure::Pass> kPasses = {{"forward", measure::Pass::forward},
-                                                      {"backward_input", measure::Pass::backward_input},
-                                                      {"backward_weight", measure::Pass::backward_weight}};
-
-struct GemmOptions : Options {
-  measure::Gemm shape;
-  std::string type = "bf16", pass = "forward";
-};
-
-void bench_gemm(const GemmOptions& o) {
-  measure::Gemm shape = o.shape;
-  shape.dtype = kTypes.at(o.type);
-  shape.pass = kPasses.at(o.pass);
-  core::Team team(o.threads);
-  const kernels::Table& table = kernels::best();
-  const measure::GemmSpeed s = measure::gemm(table, team, shape, o.seconds);
-  if (o.json) {
-    fmt::print("{}", core::pretty_json(boost::json::object{{"m", shape.m},
-                                                           {"n", shape.n},
-                                                           {"k", shape.k},
-                                                           {"groups", shape.groups},
-                                                           {"type", o.type},
-                                                           {"pass", o.pass},
-                                                           {"cold", shape.cold},
-                                                           {"threads", o.threads},
-                                                           {"isa", table.name},
-                                                           {"repetitions", s.repetitions},
-                                                           {"gflops", s.gflops},
-                                                           {"best_gflops", s.best_gflops},
-                                                           {"ceiling_gflops", s.ceiling_gflops},
-                                                           {"share_of_ceiling", s.share_of_ceiling},
-                                                           {"gb_per_s", s.gb_per_s}}));
-    return;
-  }
-  fmt::print("{} {} x {} x {} in {} group{}, {}, {} threads, {}: {:.1f} GFLOPS, {:.1f} % of the ceiling's {:.1f}; {:.1f} GB/s\n", o.pass,
-             shape.m, shape.n, shape.k, shape.groups, shape.groups == 1 ? "" : "s", o.type, o.threads, table.name, s.gflops,
-             100 * s.share_of_ceiling, s.ceiling_gflops, s.gb_per_s);
-}
-
-void add_bench_gemm(CLI::App& bench) {
-  auto* command = bench.add_subcommand("gemm", "A linear layer y_MN = x_MK · w_NKᵀ and its backward products");
-  const auto o = std::make_shared<GemmOptions>();
-  constexpr std::int64_t kMost = std::int64_t{1} << 20;
-  command->add_option("--m", o->shape.m, "rows, of all groups together")->required()->check(CLI::Range(std::int64_t{1}, kMost));
-  command->add_option("--n", o->shape.n, "the layer's outputs")->required()->check(CLI::Range(std::int64_t{1}, kMost));
-  command->add_option("--k", o->shape.k, "the layer's inputs")->required()->check(CLI::Range(std::int64_t{1}, kMost));
-  command->add_option("--groups", o->shape.groups, "experts, each with its weights and an equal share of the rows")
-      ->check(CLI::Range(std::int64_t{1}, std::int64_t{65536}))
-      ->capture_default_str();
-  command->add_option("--type", o->type, "of activations and weights")->check(CLI::IsMember(kTypes))->capture_default_str();
-  command->add_option("--pass", o->pass, "which of the three products")->check(CLI::IsMember(kPasses))->capture_default_str();
-  command->add_flag("--cold", o->shape.cold, "every call finds the weights in memory, not in the caches");
-  add_options(*command, *o);
-  command->footer("Example:\n  finback bench gemm --m 4096 --n 1024 --k 512 --type bf16");
-  command->callback([o] { bench_gemm(*o); });
 }
 
 struct KernelOptions {

@@ -16,6 +16,7 @@ void add_generate(CLI::App& app);
 void add_inspect(CLI::App& app);
 void add_verify(CLI::App& app);
 void add_bench(CLI::App& app);
+void add_bench_gemm(CLI::App& bench);
 void add_doctor(CLI::App& app);
 
 }  // namespace finback::cli

@@ -3,6 +3,7 @@
 #include "core/error.h"
 
 #include <sched.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <fstream>
@@ -45,6 +46,9 @@ Machine this_machine() {
     m.memory_bytes = std::min(m.memory_bytes, limit);
     m.available_bytes = std::clamp<std::int64_t>(limit - used, 0, m.available_bytes);
   }
+
+  for (const int level : {_SC_LEVEL2_CACHE_SIZE, _SC_LEVEL3_CACHE_SIZE})
+    m.last_cache_bytes = std::max<std::int64_t>(m.last_cache_bytes, ::sysconf(level));
 
   std::ifstream file("/sys/kernel/mm/transparent_hugepage/enabled");  // "always [madvise] never"
   for (std::string word; file >> word;)

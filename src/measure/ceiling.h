@@ -1,4 +1,5 @@
-// What this machine can reach: the roofs under which every other figure is read.
+// What this machine can reach: the roofs under which every other figure is read. Of the instruction set in use (kernels::best()): the
+// fastest that runs, unless FINBACK_ISA names another.
 #pragma once
 
 #include "core/arena.h"
@@ -12,12 +13,15 @@ namespace finback::measure {
 // Of all threads of a team together; the best of many short runs, because what disturbs a run only ever slows it.
 struct Ceiling {
   double fp32_gflops = 0, bf16_gflops = 0, int8_gops = 0;  // 10^9 operations a second, 2 a multiply-add
-  double memory_gb_per_s = 0;                              // reads of 128 MiB a thread, at least 256 MiB, from huge pages
+  double memory_gb_per_s = 0;                              // reads of what no cache holds, from huge pages
   double cache_gb_per_s = 0;                               // reads of 4 MiB a thread, again and again
 };
 
-// Takes about `seconds`, and some tenths of a second more to touch the memory. Measures the fastest instruction set that runs.
+// Takes about `seconds`, and some tenths of a second more to touch the memory.
 Ceiling ceiling(core::Team& team, double seconds);
+
+// Bytes that the caches cannot hold together, twice the last one's size, though never more than a quarter of the memory that is free.
+std::int64_t beyond_caches();
 
 // The best rate, in 10^9 a second, of run(), which returns the amount done, again and again for about `seconds`.
 double best_rate(double seconds, const std::function<double()>& run);
@@ -47,7 +51,8 @@ class TrafficCeiling {
  private:
   core::Team& team_;
   Traffic task_;  // of one task; whole lines of every part
-  std::int64_t tasks_;
+  std::int64_t tasks_, next_ = 0;
+  std::size_t turn_ = 0;
   core::Arena arena_;
   std::byte *read_, *updated_, *written_;
 };

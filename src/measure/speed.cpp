@@ -4,46 +4,39 @@
 #include "numerics/bf16.h"
 
 #include <algorithm>
-#include <vector>
+#include <utility>
 
 namespace finback::measure {
-namespace {
 
-double median(std::vector<double> v) {
-  std::nth_element(v.begin(), v.begin() + static_cast<std::ptrdiff_t>(v.size() / 2), v.end());
-  return v[v.size() / 2];
+double median(std::vector<double> values) {
+  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
+  std::nth_element(values.begin(), middle, values.end());
+  return *middle;
 }
 
-}  // namespace
-
-Speed speed_of(core::Team& team, Rate rate, double flops, double seconds, const std::function<void()>& call) {
-  // Calls in bursts of at least two milliseconds, a ceiling of as long after each: both see the same disturbances.
-  call();
-  const double first = core::seconds_now();
-  call();
-  const double once = core::seconds_now() - first;
-  constexpr double kBurst = 0.002;
-  const int burst = static_cast<int>(std::clamp(kBurst / once, 1.0, 1000.0));
-  const double window = std::max(kBurst, burst * once);
-  std::vector<double> rates, ceilings, shares;
-  double before = ceiling_of(team, rate, window);
-  const double end = core::seconds_now() + 2 * seconds;
-  while (rates.size() < 5 || core::seconds_now() < end) {
+Contender repeated(double amount, std::function<void()> call) {
+  return [amount, call = std::move(call), last = 0.0](double seconds) mutable {  // last: seconds of a call
+    if (last < seconds / 2) call();
     const double begin = core::seconds_now();
-    for (int i = 0; i < burst; ++i) call();
-    rates.push_back(burst * flops / (core::seconds_now() - begin) * 1e-9);
-    const double after = ceiling_of(team, rate, window);
-    ceilings.push_back(after);
-    shares.push_back(rates.back() / ((before + after) / 2));
-    before = after;
-  }
-  Speed speed;
-  speed.repetitions = static_cast<int>(rates.size()) * burst;
-  speed.gflops = median(rates);
-  speed.best_gflops = *std::max_element(rates.begin(), rates.end());
-  speed.ceiling_gflops = median(ceilings);
-  speed.share_of_ceiling = median(shares);
-  return speed;
+    double now = begin;
+    std::int64_t calls = 0;
+    do {
+      call();
+      ++calls;
+      now = core::seconds_now();
+    } while (now < begin + seconds);
+    last = (now - begin) / static_cast<double>(calls);
+    return amount / last * 1e-9;
+  };
+}
+
+std::vector<std::vector<double>> in_turn(const std::vector<Contender>& contenders, double burst, double seconds) {
+  std::vector<std::vector<double>> rates(contenders.size());
+  for (const Contender& c : contenders) c(burst);  // what is measured for the first time touches its memory first
+  const double end = core::seconds_now() + seconds * static_cast<double>(contenders.size());
+  while (rates[0].size() < 5 || core::seconds_now() < end)
+    for (std::size_t c = 0; c < contenders.size(); ++c) rates[c].push_back(contenders[c](burst));
+  return rates;
 }
 
 void fill(core::Mat m) {

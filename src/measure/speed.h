@@ -1,23 +1,24 @@
-// Speed of a repeated call, beside the machine's ceiling measured in the same breath.
+// Rates of several things measured in turn, burst by burst, so that all of them see the same disturbances.
 #pragma once
 
-#include "core/team.h"
 #include "core/tensor.h"
-#include "measure/ceiling.h"
 
 #include <functional>
+#include <vector>
 
 namespace finback::measure {
 
-struct Speed {
-  int repetitions = 0;
-  double gflops = 0, best_gflops = 0;  // the median and the best burst
-  double ceiling_gflops = 0;           // of the same threads and type, the median of those measured between the bursts
-  double share_of_ceiling = 0;         // the median over bursts of a burst's rate ÷ the mean of the ceilings just before and after
-};
+double median(std::vector<double> values);  // at least one
 
-// Calls `call`, which does `flops` operations, for about `seconds`, the ceiling being measured for as long between the calls.
-Speed speed_of(core::Team& team, Rate rate, double flops, double seconds, const std::function<void()>& call);
+// Something whose rate is asked for again and again: works for about `seconds`, at least once, and returns 10^9 a second.
+using Contender = std::function<double(double seconds)>;
+
+// A contender that makes call(), each doing `amount`, back to back. Where calls are short against a burst, the first of a burst is not
+// counted: it finds the caches as the contender before left them.
+Contender repeated(double amount, std::function<void()> call);
+
+// rates[c][round] of contender c. At least five rounds of bursts of `burst` seconds, and about `seconds` for each contender.
+std::vector<std::vector<double>> in_turn(const std::vector<Contender>& contenders, double burst, double seconds);
 
 // Small numbers that neither overflow nor become denormal; their values are of no interest. f32 or bf16.
 void fill(core::Mat m);

@@ -13,5 +13,7 @@ TEST(Machine, SaysWhatThisProcessMayUse) {
   EXPECT_LE(m.cores, static_cast<int>(std::thread::hardware_concurrency()));
   EXPECT_GT(m.available_bytes, 0);
   EXPECT_LE(m.available_bytes, m.memory_bytes);
+  EXPECT_GE(m.last_cache_bytes, 0);
+  EXPECT_LT(m.last_cache_bytes, m.memory_bytes);
   EXPECT_TRUE(m.huge_pages.empty() || m.huge_pages == "always" || m.huge_pages == "madvise" || m.huge_pages == "never") << m.huge_pages;
 }

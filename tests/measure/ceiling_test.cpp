@@ -4,7 +4,6 @@
 #include "core/arena.h"
 #include "kernels/kernels.h"
 #include "kernels/probe.h"
-#include "measure/gemm.h"
 
 #include <gtest/gtest.h>
 
@@ -55,20 +54,6 @@ TEST(Ceiling, MovesAllBytesOfEveryPart) {
         const bool is_updated = p >= both && p < out, is_written = p >= out && p < end;
         ASSERT_EQ(*p, is_updated ? before ^ 1 : is_written ? 1 : before) << isa << " word " << p - parts;
       }
-    }
-}
-
-TEST(Gemm, NoProductIsAboveItsCeiling) {
-  core::Team team(1);
-  for (const core::DType dtype : {core::DType::f32, core::DType::bf16})
-    for (const Pass pass : {Pass::forward, Pass::backward_input, Pass::backward_weight}) {
-      const GemmSpeed s = gemm(kernels::best(), team, {.m = 64, .n = 64, .k = 64, .groups = 2, .dtype = dtype, .pass = pass}, 0.02);
-      EXPECT_GT(s.repetitions, 0);
-      EXPECT_GT(s.gflops, 0);
-      EXPECT_GE(s.best_gflops, s.gflops);
-      EXPECT_LT(s.share_of_ceiling, 1.05);  // both are measured: a few percent of noise
-      // Two flops of a 64³ product move 6 · 64² / 64³ of a byte or more.
-      EXPECT_GT(s.gb_per_s, 0);
     }
 }
 
