@@ -16,6 +16,8 @@
   X(dequantize_blocks)        \
   X(encode_e5m6)              \
   X(decode_e5m6)              \
+  X(encode_logfmt)            \
+  X(decode_logfmt)            \
   X(scaled_forward)           \
   X(scaled_backward_input)    \
   X(scaled_backward_weight)   \

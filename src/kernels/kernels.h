@@ -52,6 +52,7 @@ constexpr std::int64_t scratch_bytes(int threads) { return (std::int64_t{64} << 
 // Narrow codes share scales by tiles of up to 128 elements; a code's number times its tile's scale is the element [V3 §3.3.2].
 constexpr std::int64_t kTile = 128;
 constexpr std::int64_t tiles_of(std::int64_t n) { return (n + kTile - 1) / kTile; }
+constexpr std::int64_t log_bytes(std::int64_t n, int bits) { return bits == 8 ? n : (n + 3) / 4 * 5; }
 // The tiles along rows that come in runs (tensors stacked in a slab, groups of a product): tiles restart at each run.
 // parts = rows of each tensor, their sum `rows`, or empty: one run. offsets: as for grouped products.
 std::int64_t row_tiles(std::int64_t rows, std::span<const std::int64_t> parts);
@@ -165,6 +166,11 @@ struct Table {
   // [T, tiles_of(K)]. Returns as above; decoding as above.
   std::int64_t (*encode_e5m6)(const Context&, ConstMat x_TK, const ScaledBuffer& y_TK);
   void (*decode_e5m6)(const Context&, const ScaledMat& x_TK, Mat y_TK);
+  // LogFMT of 8 or 10 bits on the grids of 1×128 tiles (numerics/logfmt.h): codes (u8) [T, log_bytes(K, bits)], of 10 bits four in
+  // five bytes; scales [T, 2 · tiles_of(K)], each tile's least logarithm and step. A tile that holds NaN or an infinity is counted
+  // and decodes to NaN where it is not zero.
+  std::int64_t (*encode_logfmt)(const Context&, ConstMat x_TK, int bits, const ScaledBuffer& y_TK);
+  void (*decode_logfmt)(const Context&, const ScaledMat& x_TK, int bits, Mat y_TK);
 
   // ---- the same three products of codes (scaled_linear.cpp). Along the sum, the terms code · code of a run, which lies in one tile
   // of either operand (128 long, or less), are added in FP32; the run's sum times (scale · scale) is added to the total, runs in

@@ -28,6 +28,8 @@ void fill_reference(Table& t) {
   using namespace reference_kernels;
   add_linear(t);
   add_quantize(t);
+  add_e5m6(t);
+  add_logfmt(t);
   add_scaled_linear(t);
   add_packed_weights(t);
   add_attention(t);
@@ -46,6 +48,8 @@ void fill_reference(Table& t) {
   [](Table& t) {                \
     isa::add_linear(t);         \
     isa::add_quantize(t);       \
+    isa::add_e5m6(t);           \
+    isa::add_logfmt(t);         \
     isa::add_scaled_linear(t);  \
     isa::add_packed_weights(t); \
     isa::add_attention(t);      \

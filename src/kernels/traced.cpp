@@ -44,6 +44,8 @@ Work dequantize_rows(const ScaledMat& x, Mat y) { return {0, bytes(x), bytes(y)}
 Work dequantize_blocks(const WeightView& w, Mat y) { return {0, bytes(w), bytes(y)}; }
 Work encode_e5m6(ConstMat x, const ScaledBuffer& y) { return {0, bytes(x), bytes(y)}; }
 Work decode_e5m6(const ScaledMat& x, Mat y) { return {0, bytes(x), bytes(y)}; }
+Work encode_logfmt(ConstMat x, int, const ScaledBuffer& y) { return {0, bytes(x), bytes(y)}; }
+Work decode_logfmt(const ScaledMat& x, int, Mat y) { return {0, bytes(x), bytes(y)}; }
 
 Work scaled_forward(const ScaledMat& x, const WeightView& w, Offsets, ConstMat addend, const Accumulation&, Mat y) {
   return {2 * count(x.codes.rows * w.rows * w.cols), bytes(x, w, addend), bytes(y)};

@@ -11,6 +11,8 @@ struct Probe;
   namespace finback::kernels::isa { \
   void add_linear(Table&);          \
   void add_quantize(Table&);        \
+  void add_e5m6(Table&);            \
+  void add_logfmt(Table&);          \
   void add_scaled_linear(Table&);   \
   void add_packed_weights(Table&);  \
   void add_attention(Table&);       \

@@ -12,6 +12,9 @@ endif()
 
 file(GLOB kernel_sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/kernels/cpu/*.cpp)
 
+# Formats whose every operation is specified: the same bits with and without an instruction that fuses two of them.
+set_source_files_properties(kernels/cpu/logfmt.cpp kernels/reference/logfmt.cpp PROPERTIES COMPILE_OPTIONS -ffp-contract=off)
+
 function(finback_isa name)
   cmake_parse_arguments(PARSE_ARGV 1 ARG "" "" "FILES")
   set(sources ${kernel_sources})

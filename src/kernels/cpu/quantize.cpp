@@ -75,18 +75,6 @@ int64_t code_rows(ConstMat x, int64_t tiles, bool power_of_two, Mat codes, float
   return bad;
 }
 
-// What the tasks of a call count together. Whole numbers: their order does not show.
-class Count {
- public:
-  void add(int64_t n) {
-    if (n) __atomic_fetch_add(&total_, n, __ATOMIC_RELAXED);
-  }
-  int64_t total() const { return total_; }
-
- private:
-  int64_t total_ = 0;
-};
-
 template <class Format, class T>
 int64_t rows_as(const Context& ctx, ConstMat x, bool power_of_two, const ScaledBuffer& y) {
   Count bad;

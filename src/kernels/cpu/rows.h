@@ -63,4 +63,16 @@ inline void check_index(const char* what, int64_t index, int64_t of) {
   if (index < 0 || index >= of) finback::core::range_failed(what, index, 1, of);
 }
 
+// What the tasks of a call count together. Whole numbers: their order does not show.
+class Count {
+ public:
+  void add(int64_t n) {
+    if (n) __atomic_fetch_add(&total_, n, __ATOMIC_RELAXED);
+  }
+  int64_t total() const { return total_; }
+
+ private:
+  int64_t total_ = 0;
+};
+
 }  // namespace

@@ -81,6 +81,18 @@ class Largest<uint16_t> {
 };
 #endif
 
+// The same of the finite elements of one run; whether all are.
+template <class T>
+inline uint32_t largest_of_run(const T* x, int64_t n, bool& finite) {
+  Largest<T> all;
+  all.add(x, n);
+  finite = all.bits() < kInfinity;
+  if (finite) return all.bits();
+  Largest<T> some;
+  some.add_finite(x, n);
+  return some.bits();
+}
+
 struct Scales {
   vf scale, inverse;
 };

@@ -1,18 +1,12 @@
 // Tiles with scales and their codes, element by element.
 #include "kernels/cpu/entries.h"
-#include "kernels/reference/access.h"
-#include "numerics/e5m6.h"
-#include "numerics/tile_scale.h"
-
-#include <algorithm>
-#include <cmath>
+#include "kernels/reference/tile.h"
 
 namespace finback::kernels::reference_kernels {
 namespace {
 
 using numerics::e4m3;
 using numerics::e5m2;
-using numerics::e5m6;
 
 void check_shapes(ConstMat x, const ScaledBuffer& y, std::int64_t scale_rows, std::int64_t scale_cols) {
   FB_CHECK(x.rows == y.codes.rows && x.cols == y.codes.cols, "{} x {} into {} x {}", x.rows, x.cols, y.codes.rows, y.codes.cols);
@@ -20,32 +14,9 @@ void check_shapes(ConstMat x, const ScaledBuffer& y, std::int64_t scale_rows, st
            core::name_of(y.scales.dtype), y.scales.rows, y.scales.cols, scale_rows, scale_cols);
 }
 
-// Codes the elements element(r, c) of rows × columns r0 … r1-1, c0 … c1-1 with one scale, which goes to `scale`. True when one of
-// them is NaN or infinite.
-template <class Code, class Element, class Put>
-bool code_tile(std::int64_t r0, std::int64_t r1, std::int64_t c0, std::int64_t c1, bool power_of_two, Element element, Put put_code,
-               float& scale) {
-  float amax = 0;
-  bool finite = true;
-  for (std::int64_t r = r0; r < r1; ++r)
-    for (std::int64_t c = c0; c < c1; ++c) {
-      const float x = element(r, c);
-      if (numerics::is_finite(x)) amax = std::max(amax, std::abs(x));
-      else finite = false;
-    }
-  const numerics::TileScale tile = numerics::tile_scale(amax, Code::kLargest, power_of_two);
-  scale = tile.scale;
-  for (std::int64_t r = r0; r < r1; ++r)
-    for (std::int64_t c = c0; c < c1; ++c) {
-      const float x = element(r, c);
-      put_code(r, c, Code(numerics::is_finite(x) ? x * tile.inverse : std::copysign(NAN, x)));
-    }
-  return !finite;
-}
-
 template <class Element>
-bool code_tile(std::int64_t r0, std::int64_t r1, std::int64_t c0, std::int64_t c1, const Quantization& q, Element element, Mat codes,
-               float& scale) {
+bool code_in(std::int64_t r0, std::int64_t r1, std::int64_t c0, std::int64_t c1, const Quantization& q, Element element, Mat codes,
+             float& scale) {
   FB_CHECK(codes.dtype == q.format, "codes {} for {}", core::name_of(codes.dtype), core::name_of(q.format));
   if (q.format == DType::e4m3)
     return code_tile<e4m3>(
@@ -66,7 +37,7 @@ std::int64_t quantize_rows(const Context&, ConstMat x, const Quantization& q, co
   std::int64_t bad = 0;
   for (std::int64_t t = 0; t < x.rows; ++t)
     for (std::int64_t k = 0; k < x.cols; k += kTile)
-      bad += code_tile(
+      bad += code_in(
           t, t + 1, k, std::min(k + kTile, x.cols), q, [&](auto r, auto c) { return static_cast<float>(get(x, r, c)); }, y.codes,
           y.scales.row<float>(t)[k / kTile]);
   return bad;
@@ -78,7 +49,7 @@ std::int64_t quantize_columns(const Context&, const ScaledMat& x, Offsets offset
   for (std::size_t g = 0; g + 1 < offsets.size(); ++g)
     for (std::int64_t s = offsets[g]; s < offsets[g + 1]; s += kTile, ++tile)
       for (std::int64_t k = 0; k < x.codes.cols; ++k)
-        bad += code_tile(
+        bad += code_in(
             s, std::min(s + kTile, offsets[g + 1]), k, k + 1, q, [&](auto r, auto c) { return element_of(x, r, c); }, y.codes,
             y.scales.row<float>(tile)[k]);
   return bad;
@@ -97,7 +68,7 @@ std::int64_t quantize_blocks(const Context&, ConstMat w, std::int64_t groups, st
       const std::int64_t end = begin + part;
       for (; begin < end; begin += std::min(kTile, end - begin), ++tile)
         for (std::int64_t k = 0; k < w.cols; k += kTile)
-          bad += code_tile(
+          bad += code_in(
               begin, std::min(begin + kTile, end), k, std::min(k + kTile, w.cols), q,
               [&](auto r, auto c) { return static_cast<float>(get(w, r, c)); }, y.codes, y.scales.row<float>(tile)[k / kTile]);
     }
@@ -119,35 +90,6 @@ void dequantize_blocks(const Context&, const WeightView& w, Mat y) {
       }
 }
 
-std::int64_t encode_e5m6(const Context&, ConstMat x, const ScaledBuffer& y) {
-  FB_CHECK(y.codes.dtype == DType::u8 && y.codes.rows == x.rows && y.codes.cols == 3 * ((x.cols + 1) / 2), "codes {} {} x {}",
-           core::name_of(y.codes.dtype), y.codes.rows, y.codes.cols);
-  FB_CHECK(y.scales.rows == x.rows && y.scales.cols == tiles_of(x.cols), "scales {} x {}", y.scales.rows, y.scales.cols);
-  std::int64_t bad = 0;
-  for (std::int64_t t = 0; t < x.rows; ++t) {
-    e5m6 first;  // of the pair that is not whole yet
-    const auto put_code = [&](std::int64_t, std::int64_t k, e5m6 code) {
-      std::uint8_t* three = y.codes.row<std::uint8_t>(t) + k / 2 * 3;
-      pack_pair(k % 2 ? first : code, k % 2 ? code : e5m6(), three);
-      first = code;
-    };
-    for (std::int64_t k = 0; k < x.cols; k += kTile)
-      bad += code_tile<e5m6>(
-          t, t + 1, k, std::min(k + kTile, x.cols), /*power_of_two=*/true, [&](auto r, auto c) { return static_cast<float>(get(x, r, c)); },
-          put_code, y.scales.row<float>(t)[k / kTile]);
-  }
-  return bad;
-}
-
-void decode_e5m6(const Context&, const ScaledMat& x, Mat y) {
-  for (std::int64_t t = 0; t < y.rows; ++t)
-    for (std::int64_t k = 0; k < y.cols; ++k) {
-      const std::uint8_t* three = x.codes.row<std::uint8_t>(t) + k / 2 * 3;
-      const auto number = static_cast<float>(k % 2 ? numerics::second_of_pair(three) : numerics::first_of_pair(three));
-      put(y, t, k, static_cast<double>(number * x.scales.row<float>(t)[k / kTile]));
-    }
-}
-
 }  // namespace
 
 void add_quantize(Table& table) {
@@ -156,8 +98,6 @@ void add_quantize(Table& table) {
   table.quantize_blocks = quantize_blocks;
   table.dequantize_rows = dequantize_rows;
   table.dequantize_blocks = dequantize_blocks;
-  table.encode_e5m6 = encode_e5m6;
-  table.decode_e5m6 = decode_e5m6;
 }
 
 }  // namespace finback::kernels::reference_kernels
