@@ -5,6 +5,7 @@
 #include "core/machine.h"
 #include "kernels/kernels.h"
 #include "measure/ceiling.h"
+#include "measure/code_bench.h"
 #include "measure/kernel_bench.h"
 #include "measure/train_bench.h"
 
@@ -113,6 +114,56 @@ void add_bench_kernels(CLI::App& bench) {
   command->callback([o] { bench_kernels(*o); });
 }
 
+struct CodeOptions {
+  measure::CodeBenchOptions bench;
+  bool json = false;
+};
+
+void bench_codes(const CodeOptions& o) {
+  const kernels::Table& table = kernels::best();
+  const std::vector<measure::CodeSpeed> speeds = measure::bench_codes(table, o.bench);
+  if (o.json) {
+    boost::json::array functions;
+    for (const measure::CodeSpeed& s : speeds)
+      functions.push_back(boost::json::object{{"name", s.name},
+                                              {"from", s.from},
+                                              {"to", s.to},
+                                              {"rows", s.rows},
+                                              {"cols", s.cols},
+                                              {"repetitions", s.repetitions},
+                                              {"elements_per_s", s.elements_per_s},
+                                              {"gb_per_s", s.gb_per_s},
+                                              {"copy_gb_per_s", s.copy_gb_per_s},
+                                              {"share_of_copy", s.share_of_copy},
+                                              {"level", s.level}});
+    fmt::print("{}", core::pretty_json(
+                         boost::json::object{{"threads", o.bench.threads}, {"isa", table.name}, {"functions", std::move(functions)}}));
+    return;
+  }
+  fmt::print("{} threads, {}\n{:18} {:20} {:20} {:>12}  {:6} {:>10} {:>7} {:>7} {:>7}\n", o.bench.threads, table.name, "function", "from",
+             "to", "elements", "", "elements/s", "GB/s", "copy", "share");
+  for (const measure::CodeSpeed& s : speeds)
+    fmt::print("{:18} {:20} {:20} {:>12}  {:6} {:8.2f} G {:7.1f} {:7.1f} {:5.0f} %\n", s.name, s.from, s.to,
+               fmt::format("{} x {}", s.rows, s.cols), s.level, s.elements_per_s * 1e-9, s.gb_per_s, s.copy_gb_per_s,
+               100 * s.share_of_copy);
+}
+
+void add_bench_codes(CLI::App& bench) {
+  auto* command = bench.add_subcommand("quantize", "Numbers to codes with scales and back, beside a copy of as many bytes");
+  const auto o = std::make_shared<CodeOptions>();
+  constexpr std::int64_t kMost = std::int64_t{1} << 20;
+  o->bench.threads = core::this_machine().cores;
+  command->add_option("--rows", o->bench.rows, "one measurement for each number (default: 32, which L2 holds, and 4096)")
+      ->check(CLI::Range(std::int64_t{1}, kMost));
+  command->add_option("--cols", o->bench.cols, "columns")->check(CLI::Range(std::int64_t{1}, kMost))->capture_default_str();
+  command->add_option("--only", o->bench.only, "functions whose name holds this");
+  command->add_option("--threads", o->bench.threads, "threads (default: every core)")->check(CLI::Range(1, 1024));
+  command->add_option("--seconds", o->bench.seconds, "for each measurement")->check(CLI::Range(0.01, 3600.0))->capture_default_str();
+  command->add_flag("--json", o->json, "one JSON object");
+  command->footer("Example:\n  finback bench quantize --only quantize_rows --rows 4096 --threads 1");
+  command->callback([o] { bench_codes(*o); });
+}
+
 struct TrainOptions {
   measure::TrainBenchOptions bench;
   bool no_mtp = false, json = false;
@@ -195,6 +246,7 @@ void add_bench(CLI::App& app) {
   add_bench_ceiling(*bench);
   add_bench_gemm(*bench);
   add_bench_kernels(*bench);
+  add_bench_codes(*bench);
   add_bench_train(*bench);
 }
 
