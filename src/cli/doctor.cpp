@@ -39,7 +39,7 @@ void doctor(bool json) {
   const bool huge = machine.huge_pages == "always" || machine.huge_pages == "madvise";
   core::Team team(machine.cores);
   const measure::Ceiling ceiling = measure::ceiling(team, 2);
-  const bool wide = table.name.starts_with("avx");
+  const bool wide = table.name != "reference" && table.name != "portable";
 
   if (json) {
     boost::json::array names;
