@@ -102,29 +102,35 @@ int64_t quantize_rows(const Context& ctx, ConstMat x, const Quantization& q, con
 
 // ---- 128×128 blocks
 
+// Tiles along rows that come in runs (the tensors stacked in a group, the groups of a product), and where a tile lies. All of a call's
+// tiles are one set of tasks: a set for each of many small runs would spend its time on beginning and ending.
+struct RowTile {
+  int64_t row, rows;
+};
+template <class RowsOf>  // rows_of(i): rows of run i
+RowTile row_tile(int64_t tile, RowsOf rows_of) {
+  int64_t first = 0;
+  for (size_t run = 0;; ++run) {
+    const int64_t rows = rows_of(run), tiles = tiles_of(rows);
+    if (tile < tiles) return {first + tile * kTile, smaller(kTile, rows - tile * kTile)};
+    tile -= tiles;
+    first += rows;
+  }
+}
+
 template <class Format, class T>
 int64_t blocks_as(const Context& ctx, ConstMat w, int64_t groups, std::span<const int64_t> parts, bool power_of_two,
                   const ScaledBuffer& y) {
   constexpr int64_t kStrip = 4;  // blocks side by side: some 256 KiB of f32
-  const int64_t rows = w.rows / groups, strips = (tiles_of(w.cols) + kStrip - 1) / kStrip;
+  const int64_t rows = w.rows / groups, tiles = row_tiles(rows, parts), strips = (tiles_of(w.cols) + kStrip - 1) / kStrip;
   Count bad;
-  int64_t first_tile = 0, first_row = 0;
-  const auto part = [&](int64_t part_rows) {
-    const int64_t tiles = tiles_of(part_rows);
-    for_ranges(ctx.team, {tiles * strips, 1}, [&](Range task, int) {
-      const int64_t tile = task.begin / strips, row = tile * kTile, k = task.begin % strips * kStrip * kTile;
-      const int64_t high = smaller(kTile, part_rows - row), n = smaller(kStrip * kTile, w.cols - k);
-      bad.add(code_strip<Format, T>(w.row_range(first_row + row, high).columns(k, n), power_of_two,
-                                    y.codes.row_range(first_row + row, high).columns(k, n),
-                                    y.scales.row<float>(first_tile + tile) + k / kTile));
-    });
-    first_tile += tiles;
-    first_row += part_rows;
-  };
-  for (int64_t g = 0; g < groups; ++g) {
-    if (parts.empty()) part(rows);
-    for (size_t i = 0; i < parts.size(); ++i) part(parts.data()[i]);
-  }
+  for_ranges(ctx.team, {groups * tiles * strips, 1}, [&](Range task, int) {
+    const int64_t tile = task.begin / strips, k = task.begin % strips * kStrip * kTile, n = smaller(kStrip * kTile, w.cols - k);
+    const RowTile in_group = row_tile(tile % tiles, [&](size_t i) { return parts.empty() ? rows : parts.data()[i]; });
+    const int64_t row = tile / tiles * rows + in_group.row;
+    bad.add(code_strip<Format, T>(w.row_range(row, in_group.rows).columns(k, n), power_of_two,
+                                  y.codes.row_range(row, in_group.rows).columns(k, n), y.scales.row<float>(tile) + k / kTile));
+  });
   return bad.total();
 }
 
@@ -209,16 +215,13 @@ template <class Format, class Source>
 int64_t columns_as(const Context& ctx, const Source& source, int64_t columns, Offsets offsets, bool power_of_two, const ScaledBuffer& y) {
   const int64_t strips = (columns + kColumns - 1) / kColumns, *o = offsets.data();
   Count bad;
-  int64_t first_tile = 0;
-  for (size_t g = 0; g + 1 < offsets.size(); ++g) {
-    const int64_t begin = o[g], rows = o[g + 1] - begin;
-    for_ranges(ctx.team, {tiles_of(rows) * strips, 1}, [&](Range task, int) {
-      const int64_t tile = task.begin / strips, row = begin + tile * kTile, column = task.begin % strips * kColumns;
-      bad.add(code_columns<Format>(source, {row, smaller(row + kTile, begin + rows)}, {column, smaller(column + kColumns, columns)},
-                                   power_of_two, y.codes, y.scales.row<float>(first_tile + tile) + column));
-    });
-    first_tile += tiles_of(rows);
-  }
+  for_ranges(ctx.team, {row_tiles(offsets) * strips, 1}, [&](Range task, int) {
+    const int64_t tile = task.begin / strips, column = task.begin % strips * kColumns;
+    const RowTile t = row_tile(tile, [&](size_t g) { return o[g + 1] - o[g]; });
+    const int64_t row = o[0] + t.row;
+    bad.add(code_columns<Format>(source, {row, row + t.rows}, {column, smaller(column + kColumns, columns)}, power_of_two, y.codes,
+                                 y.scales.row<float>(tile) + column));
+  });
   return bad.total();
 }
 
