@@ -59,7 +59,7 @@ TEST(StepParts, TheFastestWholeStepCounts) {
     }
   };
   EXPECT_TRUE(fastest_step(spans).parts.empty());
-  for (const double seconds : {0.02, 0.002}) {
+  for (const double seconds : {0.3, 0.002}) {
     const core::SpanScope step(&spans, "step");
     const core::SpanScope phase(&spans, "phase");
     {
@@ -76,7 +76,7 @@ TEST(StepParts, TheFastestWholeStepCounts) {
   EXPECT_EQ(step.parts[0].calls, 1);
   EXPECT_EQ(step.parts[0].work.read, 2e6);
   EXPECT_GE(step.parts[0].seconds, 0.002);
-  EXPECT_LT(step.seconds, 0.02);
+  EXPECT_LT(step.seconds, 0.3);
   EXPECT_NE(describe(step).find("phase: long"), std::string::npos);
 }
 
