@@ -5,7 +5,7 @@
 # into the whole program and crash older machines (tests/house checks the objects' symbols).
 
 # Fuzzing is for readers, which run no kernels; and its compiler, clang, does not take all that GCC takes in these files.
-if(FINBACK_FUZZ)
+if(FINBACK_SANITIZE MATCHES fuzzer)
   target_compile_definitions(finback_kernels PRIVATE FB_REFERENCE_ONLY)
   return()
 endif()
