@@ -2,6 +2,7 @@
 #include "kernels/cpu/encode.h"
 #include "kernels/cpu/entries.h"
 #include "kernels/cpu/pairs.h"
+#include "kernels/cpu/prefetch.h"
 #include "kernels/cpu/rows.h"
 #include "kernels/cpu/scales.h"
 #include "kernels/kernels.h"
@@ -34,7 +35,9 @@ int64_t code_row(const T* x, int64_t n, uint8_t* codes, float* scales) {
     store(inverse, s.inverse);
     store(scales + strip / kTile, s.scale, tiles);
     for (int64_t t = 0; t < tiles; ++t) {
-      const int64_t k = strip + t * kTile;
+      const int64_t k = strip + t * kTile, next = k + tiles * kTile;
+      ask_for(x + next, kTile);
+      ask_for_output(codes + next / 2 * 3, kTile / 2 * 3);
       code_run(x + k, width(t), splat(inverse[t]), finite[t], codes + k / 2 * 3);
       bad += !finite[t];
     }

@@ -2,6 +2,7 @@
 // for the largest magnitude and for the codes, in strips that the caches hold in between.
 #include "kernels/cpu/encode.h"
 #include "kernels/cpu/entries.h"
+#include "kernels/cpu/prefetch.h"
 #include "kernels/cpu/rows.h"
 #include "kernels/cpu/scales.h"
 #include "kernels/kernels.h"
@@ -10,15 +11,6 @@ namespace finback::kernels::FB_ISA {
 namespace {
 
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-
-// n elements and the place of their codes, a strip ahead of their use: while a strip is coded nothing is read from memory, so the
-// machine itself does not look ahead.
-template <class T>
-inline void prefetch(const T* x, const uint8_t* codes, int64_t n) {
-  constexpr int64_t kLine = 64;
-  for (int64_t i = 0; i < n; i += kLine / static_cast<int64_t>(sizeof(T))) __builtin_prefetch(x + i);
-  for (int64_t i = 0; i < n; i += kLine) __builtin_prefetch(codes + i, /*write=*/1);
-}
 
 // Codes of n <= 128 elements of a row under one inverse.
 template <class Format, class T>
@@ -58,7 +50,8 @@ inline int64_t code_strip(ConstMat x, bool power_of_two, Mat codes, float* scale
   store(scales, s.scale, tiles);
   for (int64_t r = 0; r < x.rows; ++r)
     for (int64_t t = 0; t < tiles; ++t) {
-      prefetch(x.row<T>(r) + (t + tiles) * kTile, codes.row<uint8_t>(r) + (t + tiles) * kTile, kTile);
+      ask_for(x.row<T>(r) + (t + tiles) * kTile, kTile);
+      ask_for_output(codes.row<uint8_t>(r) + (t + tiles) * kTile, kTile);
       code_run<Format>(x.row<T>(r) + t * kTile, width(t), splat(inverse[t]), finite[t], codes.row<uint8_t>(r) + t * kTile);
     }
   return bad;
@@ -198,7 +191,8 @@ int64_t code_columns(const Source& source, Range rows, Range columns, bool power
   }
   for (int64_t r = rows.begin; r < rows.end; ++r) {
     uint8_t* code = codes.row<uint8_t>(r) + columns.begin;
-    prefetch(source.place(r, columns.end), code + kColumns, kColumns);
+    ask_for(source.place(r, columns.end), kColumns);
+    ask_for_output(code + kColumns, kColumns);
     int64_t v = 0;
 #if defined(__AVX512BW__)
     for (; all_finite && (v + 4) * kLanes <= columns.end - columns.begin; v += 4) {
@@ -249,8 +243,10 @@ int64_t quantize_columns(const Context& ctx, const ScaledMat& x, Offsets offsets
 // Elements of codes of a row whose scales are those of its runs of 128.
 template <class Format, class T>
 inline void decode_row(const uint8_t* codes, const float* scales, Range columns, T* y) {
-  for (int64_t i = columns.begin; i < columns.end; i += kLanes)
+  for (int64_t i = columns.begin; i < columns.end; i += kLanes) {
+    ask_for_output(y + i + kAhead<T>, kLanes);
     store(y + i, numbers_of<Format>(load_bytes(codes + i, columns.end - i)) * scales[i / kTile], columns.end - i);
+  }
 }
 
 template <class Format, class T>

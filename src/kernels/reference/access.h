@@ -23,6 +23,8 @@ inline double get(ConstMat m, std::int64_t r, std::int64_t c) {
       return static_cast<double>(m.row<numerics::e5m2>(r)[c]);
     case DType::i32:
       return m.row<std::int32_t>(r)[c];
+    case DType::u8:
+      return m.row<std::uint8_t>(r)[c];
     default:
       FB_CHECK(false, "reference kernels do not read {}", core::name_of(m.dtype));
       return 0;
