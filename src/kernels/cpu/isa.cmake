@@ -15,6 +15,12 @@ file(GLOB kernel_sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/kernels/cpu/*
 # Formats whose every operation is specified: the same bits with and without an instruction that fuses two of them.
 set_source_files_properties(kernels/cpu/logfmt.cpp kernels/reference/logfmt.cpp PROPERTIES COMPILE_OPTIONS -ffp-contract=off)
 
+# Fast in a debug build too; sanitizers' checks multiply what -O3 unrolls and vectorises, and compiling it takes minutes.
+set(kernel_options -ffp-contract=fast -fno-exceptions)
+if(NOT FINBACK_SANITIZE)
+  list(APPEND kernel_options -O3)
+endif()
+
 function(finback_isa name)
   cmake_parse_arguments(PARSE_ARGV 1 ARG "" "" "FILES")
   set(sources ${kernel_sources})
@@ -25,7 +31,7 @@ function(finback_isa name)
   target_include_directories(finback_kernels_${name} PRIVATE ${CMAKE_SOURCE_DIR}/src)
   target_link_libraries(finback_kernels_${name} PRIVATE finback_options fmt::fmt)
   target_compile_definitions(finback_kernels_${name} PRIVATE FB_ISA=${name})
-  target_compile_options(finback_kernels_${name} PRIVATE -O3 -ffp-contract=fast -fno-exceptions ${ARG_UNPARSED_ARGUMENTS})
+  target_compile_options(finback_kernels_${name} PRIVATE ${kernel_options} ${ARG_UNPARSED_ARGUMENTS})
   target_sources(finback_kernels PRIVATE $<TARGET_OBJECTS:finback_kernels_${name}>)
   target_compile_definitions(finback_kernels PRIVATE FB_HAS_${name})
 endfunction()
