@@ -18,5 +18,6 @@ void add_verify(CLI::App& app);
 void add_bench(CLI::App& app);
 void add_bench_gemm(CLI::App& bench);
 void add_doctor(CLI::App& app);
+void add_plan(CLI::App& app);
 
 }  // namespace finback::cli

@@ -37,6 +37,7 @@ int main(int argc, char** argv) {
   finback::cli::add_score(app);
   finback::cli::add_generate(app);
   finback::cli::add_bench(app);
+  finback::cli::add_plan(app);
   finback::cli::add_data(app);
   finback::cli::add_doctor(app);
   finback::cli::add_tokenizer(app);

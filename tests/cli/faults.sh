@@ -146,6 +146,16 @@ ln -sfn step-99999999.tmp run/checkpoints/latest
 done_well train run.toml --resume --set train.steps=8
 grep -qF 'resuming from run/checkpoints/step-00000004' err || complain "the older checkpoint was not taken: $(cat err)"
 
+# plans
+done_well plan schedule --kind zb1p --ranks 4 --micro-batches 8 --out pictures
+for name in schedule.svg schedule.txt trace.json; do [ -s pictures/$name ] || complain "no pictures/$name"; done
+done_well plan schedule --out one.json --json && grep -q '"bubble": 6' out || complain "no bubble of 6: $(cat out)"
+grep -q '^rank 0' out && complain "--json prints text too"
+fault 2 "even number of ranks" plan schedule --kind dualpipe --ranks 3 --micro-batches 8
+fault 2 "use 1f1b" plan schedule --kind gpipe
+fault 2 "backward above 0" plan schedule --forward 0
+fault 4 "one.json" plan schedule --out one.json/x.svg
+
 # closed streams: the run goes on, and what it would have said goes into no file
 "$finback" train run.toml --set output.dir=quiet >&- 2>&- || complain "a run with closed streams failed"
 ! grep -rqF 'memory by kind' quiet || complain "what a run says went into one of its files"
