@@ -20,7 +20,7 @@ namespace {
 using finback::kernels::Context;
 using finback::kernels::DType;
 
-constexpr int64_t kSliceUnits = kMatrices ? 512 : 256;
+constexpr int64_t kSliceUnits = kMatrices ? 512 : 128;                  // a panel of b in the first cache
 constexpr int64_t kMaxTaskPanels = (kMatrices ? 1024 : 4096) / kPanel;  // bounds the carried sums of a task
 constexpr int64_t kMinTaskPanels = 256 / kPanel;                        // where there are enough: a block's rows are packed once a task
 constexpr int64_t kTasksAThread = kMatrices ? 4 : 16;                   // at least, where there is enough to do: uneven groups, a busy core

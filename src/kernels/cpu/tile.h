@@ -109,7 +109,7 @@ __attribute__((noinline)) void finish_tile(const TileOutput& out, int rows) {
 }
 
 // What a later tile will read, fetched while this one multiplies: every kFetchUnits units, kFetchRows lines of the cache, `stride`
-// bytes apart and `step` bytes on from the ones before.
+// bytes apart and `step` bytes on from the ones before. A stride of 0: nothing is fetched, and the loop is the shorter for it.
 constexpr int kFetchRows = 8, kFetchUnits = 16;
 struct Fetch {
   const char* next;
@@ -153,11 +153,8 @@ void multiply_tile(const TileInput& in, const TileOutput& out) {
 #pragma GCC unroll 4
       for (int v = 0; v < kColumns; ++v)
         sum[i][v] = kScaled || first ? vr{} : *reinterpret_cast<const vr_unaligned*>(out.carry + i * kPanel + v * kRegister);
-    for (int64_t part = run_units; part > 0; part -= kFetchUnits) {
-#pragma GCC unroll 8
-      for (int i = 0; i < kFetchRows; ++i) __builtin_prefetch(fetch.next + i * fetch.stride);
-      fetch.next += fetch.step;
-      for (int64_t u = min(part, kFetchUnits); u > 0; --u) {
+    const auto multiply_units = [&](int64_t units) __attribute__((always_inline)) {
+      for (; units > 0; --units) {
         vr b_u[kColumns];
 #pragma GCC unroll 4
         for (int v = 0; v < kColumns; ++v) b_u[v] = *reinterpret_cast<const vr_unaligned*>(b + v * kRegister);
@@ -171,6 +168,16 @@ void multiply_tile(const TileInput& in, const TileOutput& out) {
         }
         a += kPackedA ? kBlockRows * 4 : 4;
         b += kPanel;
+      }
+    };
+    if (kScaled || fetch.stride == 0) {
+      multiply_units(run_units);
+    } else {
+      for (int64_t part = run_units; part > 0; part -= kFetchUnits) {
+#pragma GCC unroll 8
+        for (int i = 0; i < kFetchRows; ++i) __builtin_prefetch(fetch.next + i * fetch.stride);
+        fetch.next += fetch.step;
+        multiply_units(min(part, kFetchUnits));
       }
     }
 #pragma GCC unroll 8
