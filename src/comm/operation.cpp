@@ -1,0 +1,102 @@
+#include "comm/operation.h"
+
+#include <xxhash.h>
+
+#include <thread>
+
+namespace finback::comm {
+namespace {
+
+std::uint64_t checksum(std::span<const std::byte> bytes) { return XXH3_64bits(bytes.data(), bytes.size()); }
+
+constexpr double kCheckInterval = 1e-3;
+
+}  // namespace
+
+void Operation::begin(std::size_t count) {
+  messages.clear();
+  messages.reserve(count);  // checksums are sent from within
+  open = 0;
+  in_use = true;
+  since = checked = 0;
+}
+
+void Operation::send(Shared& shared, int to, int tag, std::span<const std::byte> bytes) {
+  messages.push_back({-1, -1, to, {}, 0});
+  Message& m = messages.back();
+  m.content = shared.transport.send(to, tag, bytes);
+  if (!shared.options.checksums || bytes.empty()) return;
+  m.checksum = checksum(bytes);
+  m.sum = shared.transport.send(to, tag, std::as_bytes(std::span(&m.checksum, 1)));
+}
+
+void Operation::receive(Shared& shared, int from, int tag, std::span<std::byte> bytes) {
+  messages.push_back({-1, -1, from, {}, 0});
+  Message& m = messages.back();
+  m.content = shared.transport.receive(from, tag, bytes);
+  if (!shared.options.checksums || bytes.empty()) return;
+  m.received = bytes;
+  m.sum = shared.transport.receive(from, tag, std::as_writable_bytes(std::span(&m.checksum, 1)));
+}
+
+bool Operation::advance(Shared& shared) {
+  Transport& t = shared.transport;
+  bool all = true;
+  for (std::size_t i = open; i < messages.size(); ++i) {
+    Message& m = messages[i];
+    if (m.content >= 0 && t.finished(m.content)) m.content = -1;
+    if (m.sum >= 0 && t.finished(m.sum)) m.sum = -1;
+    if (m.content >= 0 || m.sum >= 0) {
+      all = false;
+      continue;
+    }
+    if (!m.received.empty() && checksum(m.received) != m.checksum)
+      throw core::Error(
+          core::Exit::distributed,
+          fmt::format("a message of {} bytes changed on its way from {} to {}", m.received.size(), t.name(m.peer), t.name(t.rank())),
+          "found by its checksum", "test memory and network of both hosts; continue with --resume from the last checkpoint");
+    m.received = {};
+    if (i == open) ++open;
+  }
+  return all;
+}
+
+bool Shared::progress() {
+  if (failure) std::rethrow_exception(failure);
+  try {
+    return transport.progress();
+  } catch (...) {
+    lost = true;
+    throw;
+  }
+}
+
+bool Shared::poll(Operation& o) {
+  try {
+    const bool moved = progress();
+    while (o.advance(*this)) {
+      if (!o.next(*this)) continue;
+      if (o.checked != o.since) transport.set_waiting_for(-1);
+      o.in_use = false;
+      return true;
+    }
+    if (moved || o.since == 0) {
+      if (o.checked != o.since) transport.set_waiting_for(-1);
+      o.since = o.checked = core::seconds_now();
+      return false;
+    }
+    const double now = core::seconds_now();
+    if (now - o.checked > kCheckInterval) {
+      o.checked = now;
+      const int peer = o.messages[o.open].peer;
+      transport.set_waiting_for(peer);
+      transport.check(peer, now - o.since);
+    }
+    return false;
+  } catch (...) {
+    lost = true;
+    throw;
+  }
+}
+
+}  // namespace finback::comm
