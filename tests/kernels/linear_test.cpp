@@ -223,6 +223,35 @@ TEST(Linear, ARowDoesNotDependOnTheSplitIntoGroups) {
   }
 }
 
+// Where groups are many, one task multiplies a whole one, several blocks of rows (of dw too) after each other: the bits of each group
+// alone.
+TEST(Linear, ManyGroupsGiveWhatEachGivesAlone) {
+  const std::vector<std::int64_t> rows = {3, 520, 1, 2, 300, 7, 0, 33, 64, 5};
+  for (std::string_view isa : fast_tables()) {
+    SCOPED_TRACE(isa);
+    Machine machine(isa, 2);
+    for (Pass pass : kPasses)
+      for (DType storage : {DType::f32, DType::bf16}) {
+        const Case all{pass, storage, DType::f32, rows, 290, 70, 0, true};
+        const Operands o(all);
+        const Fenced got = result(machine.context(), all, o);
+        for (std::size_t g = 0, begin = 0; g < rows.size(); begin += static_cast<std::size_t>(rows[g++])) {
+          const auto first = static_cast<std::int64_t>(begin), group = static_cast<std::int64_t>(g);
+          Operands alone = o;
+          alone.w = Fenced(storage, all.n, all.k);
+          for (std::int64_t r = 0; r < all.n; ++r)
+            for (std::int64_t c = 0; c < all.k; ++c) put(alone.w, r, c, get(o.w, group * all.n + r, c));
+          const bool weight = pass == Pass::backward_weight;
+          const std::int64_t at = weight ? group * all.n : first, count = weight ? all.n : rows[g];
+          run(machine.context(), all, alone, {0, rows[g]}, o.x.mat().row_range(first, rows[g]), o.dy.mat().row_range(first, rows[g]),
+              alone.output.mat().row_range(at, count));
+          EXPECT_TRUE(same_bits(alone.output.mat().row_range(at, count), got.mat().row_range(at, count)))
+              << describe(all) << " group " << g;
+        }
+      }
+  }
+}
+
 // The sum of a call is formed first and then added, in one order whatever the threads.
 TEST(Linear, WeightGradientsAreAddedCallByCall) {
   for (std::string_view isa : fast_tables()) {

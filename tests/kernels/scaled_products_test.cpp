@@ -110,6 +110,7 @@ TEST(ScaledProducts, GroupsAndPartsAgreeWithTheTwin) {
   expect_like_the_twin({.rows = {33}, .n = 1301, .k = 40});
   expect_like_the_twin({.rows = {9, 4}, .n = 233, .k = 140, .parts = {33, 200}, .gradients = DType::e5m2});
   expect_like_the_twin({.rows = {100}, .n = 402, .k = 96, .parts = {1, 130, 271}});
+  expect_like_the_twin({.rows = {3, 300, 1, 2, 30, 7, 9, 33, 4}, .n = 290, .k = 40});  // many: one task multiplies a whole group
 }
 
 TEST(ScaledProducts, ARowDoesNotDependOnItsCompanyOrOnThreads) {

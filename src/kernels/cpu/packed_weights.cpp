@@ -24,8 +24,8 @@ template <class T, bool kPairs>
 void pack_panel(const Packing& p, const char* from, int64_t panel, char* group) {
   const int64_t column = panel * kPanel, units = units_of(p.w.cols, kPairs);
   const Operand lines{from, p.w.cols, true, p.w.rows, p.w.cols};
-  pack_strips<T, kPairs, kPanel, kStrip>(lines, column, min(kPanel, p.w.rows - column), 0, units, units * kStrip,
-                                         reinterpret_cast<uint32_t*>(group) + panel * units * kPanel);
+  pack_strips<T, kPairs, kStrip>(lines, column, kPanel, min(kPanel, p.w.rows - column), 0, units, units * kStrip,
+                                 reinterpret_cast<uint32_t*>(group) + panel * units * kPanel);
 }
 
 void pack_codes_panel(const Packing& p, const char* from, int64_t panel, char* group) {

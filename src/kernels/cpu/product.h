@@ -2,7 +2,8 @@
 //
 //   panels   kPanel columns of b are packed once a call, by all threads, as many panels as the scratch memory holds at a time.
 //            A group that has a single block of rows packs slices of a panel where they are used, in cache: decoding reads the
-//            weights once and writes nothing back. Weights that were packed before (pack_weights) are used as they stand.
+//            weights once and writes nothing back; so does the task that multiplies a whole group, where groups are many and small.
+//            Weights that were packed before (pack_weights) are used as they stand.
 //   tasks    a block of rows times some panels; k in slices, the sums of a block carried from one to the next (tile.h).
 //   a        is read in place where its units lie contiguous along k, and packed a block and slice at a time elsewhere.
 //   codes    FP8 operands are decoded run by run of 128 along k (or less, where scales change), then packed like any other.
@@ -71,12 +72,16 @@ inline int64_t runs_of(const Product& p, const Group& g) {
   return runs;
 }
 
-// How many units the sum of a group has. Every run of codes but the last fills its units up with zeros.
+// How many units the sum of a group has. Every run of codes but the last fills its units up with zeros; for matrix registers the last
+// does too, as do numbers where both operands are packed, so that all squares are whole.
 template <bool kPairs, bool kScaled>
 int64_t units_of(const Product& p, const Group& g) {
-  if (!kScaled) return units_of(g.k, kPairs);
-  const int64_t last = runs_of(p, g) - 1;
-  return last * kRunUnits<kPairs> + units_of(g.k - begin_of_run(p, g, last), kPairs);
+  int64_t units = units_of(g.k, kPairs);
+  if constexpr (kScaled) {
+    const int64_t last = runs_of(p, g) - 1;
+    units = last * kRunUnits<kPairs> + units_of(g.k - begin_of_run(p, g, last), kPairs);
+  }
+  return kMatrices && (kScaled || !p.a_k_contiguous) ? ceil_div(units, 16) * 16 : units;
 }
 
 // Some panels of one group, packed or not.
@@ -86,7 +91,7 @@ struct Part {
   int64_t panel_begin, panel_end;
   const uint32_t* packed;  // or null: packed where they are used
   const float* packed_scales;
-  int64_t blocks, panels_per_task;
+  int64_t blocks, blocks_per_task, panels_per_task;
   int64_t first_packing, first_task;
 };
 
@@ -102,6 +107,10 @@ struct ThreadBuffers {
 constexpr int64_t kSliceRuns = kSliceUnits / 64;  // at most
 constexpr int64_t kARow = kSliceUnits * 4 + 64;   // so that rows do not fall into the same few lines of the cache
 constexpr int64_t kTurnedUnits = 64;
+// Where b comes from caches too slowly for matrix registers, a tile's rows meet several panels while they are in the nearest cache: as many
+// words of panels as lie in the second one beside a block's rows.
+constexpr int64_t kChunkUnits = int64_t{192} << 10;
+constexpr int64_t kChunkPanels = kMatrices ? 64 : 1;
 constexpr int64_t kAcross = max(128, kBlockRows);
 
 struct Work {
@@ -111,18 +120,24 @@ struct Work {
   ThreadBuffers* threads;
 };
 
-// kWidth lines from `line` on, `count` of them there, units begin … end−1, as pack() lays them, in strips of kStripWidth lines that
-// begin `strip` words apart.
-template <class T, bool kPairs, int kWidth, int kStripWidth>
-void pack_strips(const Operand& from, int64_t line, int64_t count, int64_t begin, int64_t end, int64_t strip, uint32_t* to) {
-  for (int64_t j = 0; j < kWidth; j += kStripWidth, to += strip)
-    pack<T, kPairs, kStripWidth>(from, line + j, max(0, min(count - j, kStripWidth)), begin, end, to);
+// `width` lines from `line` on, `count` of them there, units begin … end−1, as pack() lays them, in strips of kStripWidth lines that
+// begin `strip` words apart, zeros beyond the last. Lines side by side are read some rows at a time across all strips.
+template <class T, bool kPairs, int kStripWidth>
+void pack_strips(const Operand& from, int64_t line, int64_t width, int64_t count, int64_t begin, int64_t end, int64_t strip, uint32_t* to) {
+  const int64_t there = min(end, units_of(from.k, kPairs)), at_once = from.k_contiguous ? max(1, there - begin) : 8;
+  for (; begin < there; begin += at_once, to += at_once * kStripWidth)
+    for (int64_t j = 0; j < width; j += kStripWidth)
+      pack<T, kPairs, kStripWidth>(from, line + j, max(0, min(count - j, kStripWidth)), begin, min(begin + at_once, there),
+                                   to + j / kStripWidth * strip);
+  if (there == end) return;
+  to -= (begin - there) * kStripWidth;
+  for (int64_t j = 0; j < width; j += kStripWidth, to += strip) memset(to, 0, static_cast<size_t>((end - there) * kStripWidth) * 4);
 }
 
 // The same of codes, decoded run by run.
-template <class T, bool kPairs, int kWidth, int kStripWidth>
-void pack_codes(const Product& p, const Group& g, const Operand& from, DType dtype, int64_t line, int64_t count, int64_t begin, int64_t end,
-                int64_t strip, void* decoded, uint32_t* to) {
+template <class T, bool kPairs, int kStripWidth>
+void pack_codes(const Product& p, const Group& g, const Operand& from, DType dtype, int64_t line, int64_t width, int64_t count,
+                int64_t begin, int64_t end, int64_t strip, void* decoded, uint32_t* to) {
   const RowReader<T> reader(dtype);
   const auto* codes = reinterpret_cast<const uint8_t*>(from.data);
   T* rows = static_cast<T*>(decoded);
@@ -140,7 +155,7 @@ void pack_codes(const Product& p, const Group& g, const Operand& from, DType dty
       // What a short run leaves of its units is zero.
       memset(rows + (k_end - k) * kAcross, 0, static_cast<size_t>((128 - (k_end - k)) * kAcross) * sizeof(T));
     }
-    pack_strips<T, kPairs, kWidth, kStripWidth>(numbers, 0, count, 0, units, strip, to);
+    pack_strips<T, kPairs, kStripWidth>(numbers, 0, width, count, 0, units, strip, to);
     to += units * kStripWidth;
   }
 }
@@ -163,18 +178,23 @@ void read_panel(const Product& p, const Group& g, int64_t panel, int64_t begin, 
   }
 }
 
-// Units begin … end−1 of a panel; strips of columns begin `strip` words apart.
+// How many panels are packed together: where lines stand side by side, long pieces of rows.
+inline int64_t panels_at_once(const Product& p) { return p.b_packed || p.b_k_contiguous ? 1 : kAcross / kPanel; }
+
+// Units begin … end−1 of a few panels; strips of columns begin `strip` words apart, and the scales of panels `panel_scales`.
 template <class T, bool kPairs, bool kScaled>
-void pack_b(const Product& p, const Group& g, int64_t panel, int64_t begin, int64_t end, int64_t strip, void* decoded, uint32_t* to,
-            float* to_scales) {
-  const int64_t column = panel * kPanel, columns = min(kPanel, p.n - column);
+void pack_b(const Product& p, const Group& g, int64_t panel, int64_t panels, int64_t begin, int64_t end, int64_t strip, void* decoded,
+            uint32_t* to, float* to_scales, int64_t panel_scales) {
+  const int64_t column = panel * kPanel, columns = min(panels * kPanel, p.n - column);
   const Operand b{g.b, p.b_stride, p.b_k_contiguous, p.n, g.k};
   if constexpr (kScaled) {
     if (p.b_packed) read_panel<kPairs>(p, g, panel, begin, end, strip, to);
-    else pack_codes<T, kPairs, kPanel, kStrip>(p, g, b, p.b_dtype, column, columns, begin, end, strip, decoded, to);
-    gather_scales<kPanel>(p.b_scales, g.b_scale, column, columns, begin / kRunUnits<kPairs>, ceil_div(end, kRunUnits<kPairs>), to_scales);
+    else pack_codes<T, kPairs, kStrip>(p, g, b, p.b_dtype, column, panels * kPanel, columns, begin, end, strip, decoded, to);
+    for (int64_t j = 0; j < columns; j += kPanel, to_scales += panel_scales)
+      gather_scales<kPanel>(p.b_scales, g.b_scale, column + j, min(kPanel, columns - j), begin / kRunUnits<kPairs>,
+                            ceil_div(end, kRunUnits<kPairs>), to_scales);
   } else {
-    pack_strips<T, kPairs, kPanel, kStrip>(b, column, columns, begin, end, strip, to);
+    pack_strips<T, kPairs, kStrip>(b, column, panels * kPanel, columns, begin, end, strip, to);
   }
 }
 
@@ -183,10 +203,11 @@ void packing_task(void* argument, int64_t task, int thread) {
   const Work& work = *static_cast<const Work*>(argument);
   const Part* part = work.parts;
   while (part + 1 < work.parts + work.part_count && part[1].first_packing <= task) ++part;
-  const int64_t panel = task - part->first_packing;
-  pack_b<T, kPairs, kScaled>(*work.product, *part->group, part->panel_begin + panel, 0, part->units, part->units * kStrip,
+  const int64_t at_once = panels_at_once(*work.product), panel = (task - part->first_packing) * at_once;
+  pack_b<T, kPairs, kScaled>(*work.product, *part->group, part->panel_begin + panel,
+                             min(at_once, part->panel_end - part->panel_begin - panel), 0, part->units, part->units * kStrip,
                              work.threads[thread].decoded, const_cast<uint32_t*>(part->packed) + panel * part->units * kPanel,
-                             const_cast<float*>(part->packed_scales) + panel * part->runs * kPanel);
+                             const_cast<float*>(part->packed_scales) + panel * part->runs * kPanel, part->runs * kPanel);
 }
 
 // ---- a for matrix registers: squares of 16 rows and 16 units, those of a square of rows one after the other (tile_amx.h).
@@ -221,36 +242,32 @@ void pack_a(const Product& p, const Group& g, int64_t row, int64_t rows, int64_t
   const Operand a{g.a, p.a_stride, p.a_k_contiguous, g.m, g.k};
   const auto lines = [&](int64_t from, int64_t until, uint32_t* to) {
     if constexpr (kScaled)
-      pack_codes<T, kPairs, kBlockRows, kBlockRows>(p, g, a, p.a_dtype, row, rows, from, until, 0, buffers.decoded, to);
-    else pack<T, kPairs, kBlockRows>(a, row, rows, from, until, to);
+      pack_codes<T, kPairs, kBlockRows>(p, g, a, p.a_dtype, row, kBlockRows, rows, from, until, 0, buffers.decoded, to);
+    else pack_strips<T, kPairs, kBlockRows>(a, row, kBlockRows, rows, from, until, 0, to);
   };
   if constexpr (!kMatrices) return lines(begin, end, buffers.a);
-  for (int64_t u = begin; u < end; u += kTurnedUnits) {
-    const int64_t units = min(kTurnedUnits, end - u);
+  constexpr int64_t kTurned = kScaled ? kTurnedUnits : 16;
+  for (int64_t u = begin; u < end; u += kTurned) {
+    const int64_t units = min(kTurned, end - u);
     lines(u, u + units, buffers.units);
     place_packed(buffers.units, rows, u - begin, units, buffers);
   }
 }
 
-// The same where a lies contiguous along k: codes decoded, and squares made for matrix registers.
-template <class T, bool kPairs, bool kScaled>
-void copy_a(const Product& p, const Group& g, int64_t row, int64_t rows, int64_t begin, int64_t end, const ThreadBuffers& buffers) {
-  const char* from = g.a + row * p.a_stride * finback::core::size_of(p.a_dtype);
-  if constexpr (!kScaled) {
-    for (int64_t i = 0; i < rows; ++i, from += p.a_stride * static_cast<int64_t>(sizeof(T)))
-      place_row(from + begin * 4, i, 0, end - begin, buffers);
-  } else {
-    const RowReader<T> reader(p.a_dtype);
-    for (int64_t unit = begin; unit < end; unit += kRunUnits<kPairs>) {
-      const int64_t k = begin_of_run(p, g, unit / kRunUnits<kPairs>), length = begin_of_run(p, g, unit / kRunUnits<kPairs> + 1) - k;
-      const auto* codes = reinterpret_cast<const uint8_t*>(from) + k;
-      for (int64_t i = 0; i < rows; ++i, codes += p.a_stride) {
-        T* to = kMatrices ? static_cast<T*>(buffers.decoded)
-                          : reinterpret_cast<T*>(reinterpret_cast<char*>(buffers.a) + i * kARow + (unit - begin) * 4);
-        reader.row(codes, length, to);
-        if (length <= 64) memset(to + 64, 0, 64 * sizeof(T));
-        if constexpr (kMatrices) place_row(to, i, unit - begin, kRunUnits<kPairs>, buffers);
-      }
+// The same of codes that lie contiguous along k.
+template <class T, bool kPairs>
+void decode_a(const Product& p, const Group& g, int64_t row, int64_t rows, int64_t begin, int64_t end, const ThreadBuffers& buffers) {
+  const auto* from = reinterpret_cast<const uint8_t*>(g.a) + row * p.a_stride;
+  const RowReader<T> reader(p.a_dtype);
+  for (int64_t unit = begin; unit < end; unit += kRunUnits<kPairs>) {
+    const int64_t k = begin_of_run(p, g, unit / kRunUnits<kPairs>), length = begin_of_run(p, g, unit / kRunUnits<kPairs> + 1) - k;
+    const uint8_t* codes = from + k;
+    for (int64_t i = 0; i < rows; ++i, codes += p.a_stride) {
+      T* to = kMatrices ? static_cast<T*>(buffers.decoded)
+                        : reinterpret_cast<T*>(reinterpret_cast<char*>(buffers.a) + i * kARow + (unit - begin) * 4);
+      reader.row(codes, length, to);
+      if (length <= 64) memset(to + 64, 0, 64 * sizeof(T));
+      if constexpr (kMatrices) place_row(to, i, unit - begin, kRunUnits<kPairs>, buffers);
     }
   }
 }
@@ -297,12 +314,15 @@ inline void fetch_output(const TileOutput& out, int64_t rows, int64_t bytes) {
     }
 }
 
-// A block of rows times some panels.
+// Panels that are packed at a time, or met by a tile's rows in turn.
+inline int64_t chunk_of(int64_t slice_units) { return min(kChunkPanels, max(1, kChunkUnits / max(1, slice_units * kPanel))); }
+
+// A block of rows times some panels, which the thread may have packed already.
 template <class T, bool kPairs, bool kPackedA, bool kScaled>
-void product_block(const Product& p, const Part& part, int64_t block, int64_t panel_begin, int64_t panel_end, const ThreadBuffers& buffers,
-                   ShapesInUse& shapes) {
+void product_block(const Product& p, const Part& part, int64_t block, int64_t panel_begin, int64_t panel_end, bool packed_before,
+                   const ThreadBuffers& buffers, ShapesInUse& shapes) {
   const Group& g = *part.group;
-  constexpr bool kInPlace = !kPackedA && !kScaled && !kMatrices;
+  constexpr bool kInPlace = !kPackedA && !kScaled;
   const int64_t units = part.units, a_stride = p.a_stride * static_cast<int64_t>(sizeof(T));
   const int64_t c_size = finback::core::size_of(p.c_dtype);
   // Rows are shared out evenly: 50 rows are nine tiles of 5 and 6, not eight of 6 and one of 2.
@@ -321,37 +341,50 @@ void product_block(const Product& p, const Part& part, int64_t block, int64_t pa
     out.last = end == units;
     const int64_t rows = row[tiles] - row[0];
     if constexpr (kPackedA) pack_a<T, kPairs, kScaled>(p, g, row[0], rows, begin, end, buffers);
-    else if constexpr (!kInPlace) copy_a<T, kPairs, kScaled>(p, g, row[0], rows, begin, end, buffers);
+    else if constexpr (kScaled) decode_a<T, kPairs>(p, g, row[0], rows, begin, end, buffers);
     if constexpr (kScaled)
       gather_scales<kBlockRows>(p.a_scales, g.a_scale, row[0], rows, run, ceil_div(end, kRunUnits<kPairs>), buffers.a_scale);
-    for (int64_t panel = panel_begin; panel < panel_end; ++panel) {
-      const int64_t column = panel * kPanel;
-      TileInput in{.a_row = kInPlace ? a_stride : kARow, .b = buffers.b, .units = end - begin, .b_scale = buffers.b_scale};
-      if (kMatrices) in.a_row = kSliceUnits * 64;
-      in.b_strip = (part.packed ? units : end - begin) * kStrip;
-      if (part.packed) {
-        in.b = part.packed + (panel - part.panel_begin) * units * kPanel + begin * kStrip;
-        in.b_scale = part.packed_scales + ((panel - part.panel_begin) * part.runs + run) * kPanel;
-      } else {
-        pack_b<T, kPairs, kScaled>(p, g, panel, begin, end, in.b_strip, buffers.decoded, buffers.b, buffers.b_scale);
+    const int64_t slice_panel = (end - begin) * kPanel, chunk = chunk_of(end - begin);
+    for (int64_t chunk_begin = panel_begin; chunk_begin < panel_end; chunk_begin += chunk) {
+      const int64_t chunk_end = min(chunk_begin + chunk, panel_end);
+      TileInput in{.a_row = kInPlace ? a_stride : kARow, .units = end - begin, .shapes = &shapes};
+      if (kMatrices) {
+        in.a_row = kInPlace ? a_stride : 64;
+        in.a_units = kInPlace ? 64 : 1024;
+        in.a_rows = kInPlace ? 16 * a_stride : kSliceUnits * 64;
       }
-      out.cols = static_cast<int>(min(kPanel, p.n - column));
+      in.b_strip = (part.packed ? units : end - begin) * kStrip;
+      if (!part.packed && !packed_before)
+        for (int64_t i = 0; chunk_begin + i < chunk_end; i += panels_at_once(p))
+          pack_b<T, kPairs, kScaled>(p, g, chunk_begin + i, min(panels_at_once(p), chunk_end - chunk_begin - i), begin, end, in.b_strip,
+                                     buffers.decoded, buffers.b + i * slice_panel, buffers.b_scale + i * kSliceRuns * kPanel,
+                                     kSliceRuns * kPanel);
       for (int64_t t = 0; t < tiles; ++t) {
-        // A product of one slice carries nothing: its sums pass through the same few lines of the cache.
-        out.carry = buffers.carry + (out.first && out.last ? 0 : ((panel - panel_begin) * kBlockRows + t * kTileRows) * kPanel);
-        out.c = g.c + row[t] * out.c_stride + column * c_size;
-        out.addend = g.addend ? g.addend + row[t] * out.addend_stride + column * c_size : nullptr;
         const int64_t i = row[t] - row[0];
+        in.rows = row[t + 1] - row[t];
+        in.a_scale = buffers.a_scale + i;
         if (kInPlace) in.a = g.a + row[t] * a_stride + begin * 4;
         else if (kMatrices) in.a = square_at(buffers, i, 0);
         else in.a = reinterpret_cast<const char*>(buffers.a) + i * (kPackedA ? 4 : kARow);
-        in.rows = row[t + 1] - row[t];
-        in.a_scale = buffers.a_scale + i;
-        in.shapes = &shapes;
         in.fetch = {in.a, 0, 0};
-        if (!kScaled && panel == panel_begin) fetch_a<T, kPairs, kPackedA>(p, g, in.a, a_stride, row[0], t, end, in.fetch);
-        if (out.last) fetch_output(out, in.rows, out.cols * c_size);
-        tile_function<kPairs, kPackedA, kScaled>(in.rows, ceil_div(out.cols, kRegister))(in, out);
+        if (!kScaled && chunk_begin == panel_begin) fetch_a<T, kPairs, kPackedA>(p, g, in.a, a_stride, row[0], t, end, in.fetch);
+        for (int64_t panel = chunk_begin; panel < chunk_end; ++panel) {
+          if (part.packed) {
+            in.b = part.packed + (panel - part.panel_begin) * units * kPanel + begin * kStrip;
+            in.b_scale = part.packed_scales + ((panel - part.panel_begin) * part.runs + run) * kPanel;
+          } else {
+            in.b = buffers.b + (panel - chunk_begin) * slice_panel;
+            in.b_scale = buffers.b_scale + (panel - chunk_begin) * kSliceRuns * kPanel;
+          }
+          const int64_t column = panel * kPanel;
+          out.cols = static_cast<int>(min(kPanel, p.n - column));
+          // A product of one slice carries nothing: its sums pass through the same few lines of the cache.
+          out.carry = buffers.carry + (out.first && out.last ? 0 : ((panel - panel_begin) * kBlockRows + t * kTileRows) * kPanel);
+          out.c = g.c + row[t] * out.c_stride + column * c_size;
+          out.addend = g.addend ? g.addend + row[t] * out.addend_stride + column * c_size : nullptr;
+          if (out.last && !kMatrices) fetch_output(out, in.rows, out.cols * c_size);
+          tile_function<kPairs, kPackedA, kScaled>(in.rows, ceil_div(out.cols, kRegister))(in, out);
+        }
       }
     }
   }
@@ -363,13 +396,15 @@ void product_task(void* argument, int64_t task, int thread) {
   const Product& p = *work.product;
   const Part* part = work.parts;
   while (part + 1 < work.parts + work.part_count && part[1].first_task <= task) ++part;
-  const int64_t within = task - part->first_task, block = within % part->blocks;
-  const int64_t panel_begin = part->panel_begin + within / part->blocks * part->panels_per_task;
+  const int64_t within = task - part->first_task, ranges = ceil_div(part->blocks, part->blocks_per_task);
+  const int64_t first_block = within % ranges * part->blocks_per_task, last_block = min(first_block + part->blocks_per_task, part->blocks);
+  const int64_t panel_begin = part->panel_begin + within / ranges * part->panels_per_task;
   const int64_t panel_end = min(panel_begin + part->panels_per_task, part->panel_end);
   const bool in_place = p.a_k_contiguous && (kScaled || sizeof(T) == 4 || (kPairs && part->group->k % 2 == 0));
+  const auto multiply = in_place ? product_block<T, kPairs, false, kScaled> : product_block<T, kPairs, true, kScaled>;
   ShapesInUse shapes;
-  if (in_place) product_block<T, kPairs, false, kScaled>(p, *part, block, panel_begin, panel_end, work.threads[thread], shapes);
-  else product_block<T, kPairs, true, kScaled>(p, *part, block, panel_begin, panel_end, work.threads[thread], shapes);
+  for (int64_t block = first_block; block < last_block; ++block)
+    multiply(p, *part, block, panel_begin, panel_end, block > first_block, work.threads[thread], shapes);
   shapes.release();
 }
 
@@ -386,10 +421,10 @@ void multiply_as(const Context& ctx, const Product& p) {
     ThreadBuffers& b = work.threads[t];
     b.a = static_cast<uint32_t*>(take(kBlockRows * kARow, 1));
     b.units = static_cast<uint32_t*>(take(kMatrices ? kTurnedUnits * kBlockRows : 0, 4));
-    b.b = static_cast<uint32_t*>(take(kSliceUnits * kPanel, 4));
+    b.b = static_cast<uint32_t*>(take(kMatrices ? kChunkUnits : kSliceUnits * kPanel, 4));
     b.carry = static_cast<float*>(take(kBlockRows * kMaxTaskPanels * kPanel, 4));
     b.a_scale = static_cast<float*>(take(kSliceRuns * kBlockRows, 4));
-    b.b_scale = static_cast<float*>(take(kSliceRuns * kPanel, 4));
+    b.b_scale = static_cast<float*>(take(kChunkPanels * kSliceRuns * kPanel, 4));
     b.decoded = take(kScaled ? 128 * max(kPanel, kAcross) : 0, sizeof(T));
   }
   const int64_t mark = ctx.scratch.mark();
@@ -404,12 +439,16 @@ void multiply_as(const Context& ctx, const Product& p) {
       part.units = units_of<kPairs, kScaled>(p, g);
       part.runs = kScaled ? runs_of(p, g) : 0;
       part.blocks = ceil_div(g.m, kBlockRows);
+      part.blocks_per_task = 1;
       part.panel_begin = next_panel;
       part.panel_end = panels;
       part.first_packing = packings;
       const int64_t panel_units = (part.units + part.runs) * kPanel;
       if (p.b_packed && !kScaled) {
         part.packed = reinterpret_cast<const uint32_t*>(g.b) + next_panel * part.units * kPanel;
+      } else if (part.blocks > 1 && p.group_count >= kTasksAThread * threads && part.units <= kSliceUnits &&
+                 panels <= chunk_of(part.units)) {
+        part.blocks_per_task = part.blocks;
       } else if (part.blocks > 1 && panel_units <= kPackedUnits) {
         part.panel_end = min(panels, next_panel + room / max(1, panel_units));
         const int64_t count = part.panel_end - part.panel_begin;
@@ -417,7 +456,7 @@ void multiply_as(const Context& ctx, const Product& p) {
         part.packed = static_cast<uint32_t*>(take(count * part.units * kPanel, 4));
         part.packed_scales = static_cast<float*>(take(count * part.runs * kPanel, 4));
         room -= count * panel_units;
-        packings += count;
+        packings += ceil_div(count, panels_at_once(p));
       }
       block_panels += part.blocks * (part.panel_end - part.panel_begin);
       work.parts[work.part_count++] = part;
@@ -433,11 +472,12 @@ void multiply_as(const Context& ctx, const Product& p) {
       const int64_t count = part.panel_end - part.panel_begin;
       constexpr int64_t kFaster = kMatrices ? 8 : 1;
       const int64_t wanted = max(kFaster * kTaskWork / max(1, rows * part.units * kPanel), kFaster * kMinTaskPanels);
-      const int64_t most = max(1, min(min(wanted, block_panels / (kTasksAThread * threads)), kMaxTaskPanels));
+      const int64_t tasks_a_thread = kMatrices && !p.a_k_contiguous ? 2 : kTasksAThread;
+      const int64_t most = max(1, min(min(wanted, block_panels / (tasks_a_thread * threads)), kMaxTaskPanels));
       const int64_t ranges = ceil_div(count, most);
-      part.panels_per_task = ceil_div(count, ranges);
+      part.panels_per_task = part.blocks_per_task > 1 ? count : ceil_div(count, ranges);
       part.first_task = tasks;
-      tasks += part.blocks * ceil_div(count, part.panels_per_task);
+      tasks += ceil_div(part.blocks, part.blocks_per_task) * ceil_div(count, part.panels_per_task);
     }
     ctx.team.run(packings, packing_task<T, kPairs, kScaled>, &work);
     ctx.team.run(tasks, product_task<T, kPairs, kScaled>, &work);

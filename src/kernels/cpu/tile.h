@@ -121,13 +121,13 @@ struct Fetch {
 template <bool kPairs>
 constexpr int64_t kRunUnits = kPairs ? 64 : 128;
 
-// a: row i, unit u stands at a + i · a_row + u · 4 bytes; packed, at a + i · 4 + u · kBlockRows · 4. For matrix registers, a_row is that of
-// a square of rows.
-// b: a panel, unit u of column j at b[u · kPanel + j]; for matrix registers, at b[j / 16 · b_strip + u · 16 + j % 16].
-// Scaled products alone: scales of run r, row i at a_scale[r · kBlockRows + i], column j at b_scale[r · kPanel + j].
+// a: row i, unit u stands at a + i · a_row + u · 4 bytes; packed, at a + i · 4 + u · kBlockRows · 4. For matrix registers, squares of 16
+// rows and 16 units: their rows a_row apart, squares a_units apart along k and a_rows apart across. b: a panel, unit u of column j at b[u ·
+// kPanel + j]; for matrix registers, at b[j / 16 · b_strip + u · 16 + j % 16]. Scaled products alone: scales of run r, row i at a_scale[r ·
+// kBlockRows + i], column j at b_scale[r · kPanel + j].
 struct TileInput {
   const char* a;
-  int64_t a_row, rows;
+  int64_t a_row, a_units, a_rows, rows;
   const uint32_t* b;
   int64_t b_strip, units;
   Fetch fetch;

@@ -13,7 +13,7 @@ namespace {
 
 constexpr int64_t kSquare = 16;  // rows, columns and units of a matrix register
 
-// tmm0 … 3 hold sums, 4 and 5 rows of a, 6 and 7 columns of b; or, for one square of rows, 4 holds a and 5 … 7 take b in turn.
+// tmm0 … 3 hold sums, 4 and 5 rows of a, 6 and 7 columns of b; without high rows 2, 3 and 5 are not there.
 struct alignas(64) MatrixShapes {
   uint8_t palette, start, reserved[14];
   uint16_t row_bytes[16];
@@ -25,13 +25,11 @@ inline void use_shapes(int64_t low_rows, int64_t high_rows, int64_t units) {
   s.palette = 1;
   const auto shape = [&](int tmm, int64_t rows, int64_t bytes) {
     s.rows[tmm] = static_cast<uint8_t>(rows);
-    s.row_bytes[tmm] = static_cast<uint16_t>(bytes);
+    s.row_bytes[tmm] = static_cast<uint16_t>(rows > 0 ? bytes : 0);
   };
-  const bool one = high_rows == 0;
-  for (int t = 0; t < 4; ++t) shape(t, one || t < 2 ? low_rows : high_rows, 64);
+  for (int t = 0; t < 4; ++t) shape(t, t < 2 ? low_rows : high_rows, 64);
   shape(4, low_rows, units * 4);
-  if (one) shape(5, units, 64);
-  else shape(5, high_rows, units * 4);
+  shape(5, high_rows, units * 4);
   shape(6, units, 64);
   shape(7, units, 64);
   asm volatile("ldtilecfg (%0)" ::"r"(&s) : "memory");
@@ -69,94 +67,101 @@ inline void multiply_squares() {
   asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(kSum), "i"(kA), "i"(kB));
 }
 
-// Operands lie as the registers take them, 1 KiB a square: of a, the squares of 16 rows one after the other along k; of b, strips of 16
-// columns, unit after unit. `step` units at a time.
+// Of a, squares are read where they stand, or packed, 1 KiB each; b comes in strips of 16 columns, unit after unit.
 constexpr int64_t kSquareRow = 64, kSquareBytes = kSquare * kSquareRow, kSumRow = kPanel * 4;  // bytes
 
-// sums[rows, columns · 16] = [sums +] a · b over `units` units for 17 … 32 rows.
-inline void multiply_two(const TileInput& in, int64_t begin, int64_t units, int64_t step, int columns, bool from_zero, float* sums) {
-  float* high = sums + kSquare * kPanel;
-  for (int v = 0; v < columns; v += 2) {
-    const int beside = v + 1 < columns ? v + 1 : v;  // an odd last one is computed twice
-    float *low0 = sums + v * kSquare, *low1 = sums + beside * kSquare, *high0 = high + v * kSquare, *high1 = high + beside * kSquare;
-    if (from_zero) {
-      clear_square<0>(), clear_square<1>(), clear_square<2>(), clear_square<3>();
-    } else {
-      load_square<0>(low0, kSumRow), load_square<1>(low1, kSumRow), load_square<2>(high0, kSumRow), load_square<3>(high1, kSumRow);
-    }
-    const char *a = in.a + begin / kSquare * kSquareBytes, *b0 = reinterpret_cast<const char*>(in.b + v * in.b_strip + begin * kSquare),
-               *b1 = reinterpret_cast<const char*>(in.b + beside * in.b_strip + begin * kSquare);
-    for (int64_t u = 0; u < units; u += step) {
-      load_square<4>(a, kSquareRow);
-      load_square<6>(b0, kSquareRow);
-      multiply_squares<0, 4, 6>();
-      load_square<7>(b1, kSquareRow);
-      multiply_squares<1, 4, 7>();
-      load_square<5>(a + in.a_row, kSquareRow);
-      multiply_squares<2, 5, 6>();
-      multiply_squares<3, 5, 7>();
-      a += kSquareBytes, b0 += kSquareBytes, b1 += kSquareBytes;
-    }
-    store_square<0>(low0, kSumRow), store_square<1>(low1, kSumRow), store_square<2>(high0, kSumRow), store_square<3>(high1, kSumRow);
+// Brings the place of a tile's sums nearer while it multiplies, a few rows at each of `steps`. All at once they would occupy
+// the buffers through which the operands come.
+class OutputFetch {
+ public:
+  OutputFetch(const TileOutput& out, int64_t rows, int64_t steps)
+      : out_(out),
+        rows_(out.last ? rows : 0),
+        rows_a_step_(static_cast<uint32_t>(rows + steps - 1) / static_cast<uint32_t>(steps)),
+        bytes_(out.cols * (out.bf16 ? 2 : 4)) {}
+  void step() {
+    for (const int64_t end = min(rows_, row_ + rows_a_step_); row_ < end; ++row_)
+      for (int64_t at = 0; at < bytes_; at += 64) {
+        __builtin_prefetch(out_.c + row_ * out_.c_stride + at, 1);
+        if (out_.addend && out_.addend != out_.c) __builtin_prefetch(out_.addend + row_ * out_.addend_stride + at);
+      }
   }
-}
 
-// The same for 1 … 16 rows.
-inline void multiply_one(const TileInput& in, int64_t begin, int64_t units, int64_t step, int columns, bool from_zero, float* sums) {
-  const int64_t at1 = columns > 1 ? 1 : 0, at2 = columns > 2 ? 2 : 0, at3 = columns > 3 ? 3 : 0;
-  float *sums1 = sums + at1 * kSquare, *sums2 = sums + at2 * kSquare, *sums3 = sums + at3 * kSquare;
+ private:
+  const TileOutput& out_;
+  int64_t rows_, rows_a_step_, bytes_, row_ = 0;
+};
+
+// sums[rows, 32] = [sums +] a · b over `units` units, `step` at a time, for 17 … 32 rows.
+inline void multiply_two(const TileInput& in, int64_t begin, int64_t units, int64_t step, bool from_zero, float* sums, OutputFetch& fetch) {
+  float *sums1 = sums + kSquare, *high = sums + kSquare * kPanel, *high1 = high + kSquare;
   if (from_zero) {
     clear_square<0>(), clear_square<1>(), clear_square<2>(), clear_square<3>();
   } else {
-    load_square<0>(sums, kSumRow), load_square<1>(sums1, kSumRow), load_square<2>(sums2, kSumRow), load_square<3>(sums3, kSumRow);
+    load_square<0>(sums, kSumRow), load_square<1>(sums1, kSumRow), load_square<2>(high, kSumRow), load_square<3>(high1, kSumRow);
   }
-  const char* a = in.a + begin / kSquare * kSquareBytes;
+  const char* a = in.a + begin / kSquare * in.a_units;
   const uint32_t* b = in.b + begin * kSquare;
-  for (int64_t u = 0; u < units; u += step, a += kSquareBytes, b += kSquare * kSquare) {
-    load_square<4>(a, kSquareRow);
-    load_square<5>(b, kSquareRow);
-    multiply_squares<0, 4, 5>();
-    if (columns < 2) continue;
-    load_square<6>(b + at1 * in.b_strip, kSquareRow);
-    multiply_squares<1, 4, 6>();
-    if (columns < 3) continue;
-    load_square<7>(b + at2 * in.b_strip, kSquareRow);
-    multiply_squares<2, 4, 7>();
-    if (columns < 4) continue;
-    load_square<5>(b + at3 * in.b_strip, kSquareRow);
-    multiply_squares<3, 4, 5>();
+  for (int64_t u = 0; u < units; u += step, a += in.a_units, b += kSquare * kSquare) {
+    fetch.step();
+    load_square<6>(b, kSquareRow);
+    load_square<7>(b + in.b_strip, kSquareRow);
+    load_square<4>(a, in.a_row);
+    multiply_squares<0, 4, 6>();
+    multiply_squares<1, 4, 7>();
+    load_square<5>(a + in.a_rows, in.a_row);
+    multiply_squares<2, 5, 6>();
+    multiply_squares<3, 5, 7>();
   }
-  store_square<0>(sums, kSumRow);
-  if (columns > 1) store_square<1>(sums1, kSumRow);
-  if (columns > 2) store_square<2>(sums2, kSumRow);
-  if (columns > 3) store_square<3>(sums3, kSumRow);
+  store_square<0>(sums, kSumRow), store_square<1>(sums1, kSumRow), store_square<2>(high, kSumRow), store_square<3>(high1, kSumRow);
 }
 
-// As multiply_tile, for in.rows rows and as many columns as out.cols asks for.
+// The same for 1 … 16 rows.
+inline void multiply_one(const TileInput& in, int64_t begin, int64_t units, int64_t step, bool from_zero, float* sums, OutputFetch& fetch) {
+  float* sums1 = sums + kSquare;
+  if (from_zero) {
+    clear_square<0>(), clear_square<1>();
+  } else {
+    load_square<0>(sums, kSumRow), load_square<1>(sums1, kSumRow);
+  }
+  const char* a = in.a + begin / kSquare * in.a_units;
+  const uint32_t* b = in.b + begin * kSquare;
+  for (int64_t u = 0; u < units; u += step, a += in.a_units, b += kSquare * kSquare) {
+    fetch.step();
+    load_square<4>(a, in.a_row);
+    load_square<6>(b, kSquareRow);
+    multiply_squares<0, 4, 6>();
+    load_square<7>(b + in.b_strip, kSquareRow);
+    multiply_squares<1, 4, 7>();
+  }
+  store_square<0>(sums, kSumRow), store_square<1>(sums1, kSumRow);
+}
+
+// As multiply_tile, for in.rows rows; always all columns of the panel.
 template <bool kScaled>
 void multiply_tile_amx(const TileInput& in, const TileOutput& out) {
   const int64_t low = min(in.rows, kSquare), high = in.rows - low;
-  const int columns = static_cast<int>((out.cols + kSquare - 1) / kSquare);
   const auto multiply = high > 0 ? multiply_two : multiply_one;
   alignas(64) float run_sums[kScaled ? 2 * kSquare * kPanel : 1];
   bool first = out.first;
+  OutputFetch fetch(out, in.rows, max(1, in.units / kSquare));
   if (kScaled && first) memset(out.carry, 0, static_cast<size_t>(in.rows) * kPanel * 4);
   for (int64_t run = 0, begin = 0; begin == 0 || begin < in.units; ++run) {
     const int64_t units = kScaled ? min(in.units - begin, kRunUnits<true>) : in.units, whole = units / kSquare * kSquare;
     float* sums = kScaled ? run_sums : out.carry;
     if (whole > 0 || units == 0) {
       in.shapes->want(low, high, kSquare);
-      multiply(in, begin, whole, kSquare, columns, kScaled || first, sums);
+      multiply(in, begin, whole, kSquare, kScaled || first, sums, fetch);
     }
     if (whole < units) {
       in.shapes->want(low, high, units - whole);
-      multiply(in, begin + whole, units - whole, units - whole, columns, whole == 0 && (kScaled || first), sums);
+      multiply(in, begin + whole, units - whole, units - whole, whole == 0 && (kScaled || first), sums, fetch);
     }
     if constexpr (kScaled)
       for (int64_t i = 0; i < in.rows; ++i)
-        for (int v = 0; v < columns; ++v) {
-          const int64_t at = i * kPanel + v * kSquare;
-          const vf scale = load(in.b_scale + run * kPanel + v * kSquare) * in.a_scale[run * kBlockRows + i];
+        for (int64_t j = 0; j < kPanel; j += kSquare) {
+          const int64_t at = i * kPanel + j;
+          const vf scale = load(in.b_scale + run * kPanel + j) * in.a_scale[run * kBlockRows + i];
           store(out.carry + at, load(out.carry + at) + load(run_sums + at) * scale);
         }
     first = false;
