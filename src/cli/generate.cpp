@@ -1,11 +1,11 @@
 // finback generate: continues a prompt and streams the text.
 #include "cli/command.h"
+#include "cli/output.h"
 #include "core/log.h"
 #include "core/machine.h"
 #include "infer/session.h"
 #include "text/tokenizer.h"
 
-#include <cstdio>
 #include <memory>
 
 namespace finback::cli {
@@ -24,11 +24,10 @@ class Utf8Stream {
   void put(std::string_view bytes) {
     pending_ += bytes;
     const std::size_t whole = pending_.size() - unfinished();
-    std::fwrite(pending_.data(), 1, whole, stdout);
-    std::fflush(stdout);
+    write_output(std::string_view(pending_).substr(0, whole));
     pending_.erase(0, whole);
   }
-  ~Utf8Stream() { std::fwrite(pending_.data(), 1, pending_.size(), stdout); }
+  void end(std::string_view bytes) { write_output(pending_ += bytes); }
 
  private:
   // Bytes at the end that begin a code point whose last byte is not there yet.
@@ -68,7 +67,7 @@ void generate(const Options& o) {
   const infer::Generated g =
       infer::generate(session, prompt, max_tokens, static_cast<std::int32_t>(model.config().eos_token_id), o.sample,
                       [&](std::int32_t id) { out.put(id < tokenizer.vocab_size() ? tokenizer.token_bytes(id) : ""); });
-  out.put("\n");
+  out.end("\n");
   core::inform("{} prompt tokens in {:.2f} s, {} tokens in {:.2f} s: {:.1f} tokens/s{}", g.prompt_tokens, g.prefill_seconds, g.tokens,
                g.decode_seconds, static_cast<double>(g.tokens) / std::max(g.decode_seconds, 1e-9), g.ended ? ", ended by itself" : "");
 }

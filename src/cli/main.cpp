@@ -1,5 +1,6 @@
 // finback: the command line. Every command's file stands beside this one.
 #include "cli/command.h"
+#include "cli/output.h"
 #include "core/error.h"
 #include "core/log.h"
 
@@ -45,6 +46,7 @@ int main(int argc, char** argv) {
   finback::cli::add_verify(app);
   try {
     app.parse(argc, argv);
+    finback::cli::write_output("");  // the last of what was printed
     return static_cast<int>(Exit::done);
   } catch (const CLI::RuntimeError& e) {  // a command that ended otherwise than done, and has said why
     return e.get_exit_code();

@@ -1,6 +1,7 @@
 // finback tokenizer train | encode | decode
 #include "text/tokenizer.h"
 #include "cli/command.h"
+#include "cli/output.h"
 #include "core/clock.h"
 #include "core/error.h"
 #include "core/file.h"
@@ -40,11 +41,6 @@ int thread_count(int asked) { return asked > 0 ? asked : std::max(1, static_cast
 std::string read_input(const std::string& path) {
   if (path != "-") return core::read_file(path, kMaxText);
   return {std::istreambuf_iterator<char>(std::cin), {}};
-}
-
-void write_output(std::string_view text) {
-  if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0)
-    throw core::io_error("write", "standard output");
 }
 
 void train(const Options& o) {

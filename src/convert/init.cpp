@@ -30,6 +30,7 @@ void initialise_folder(const std::string& folder, const model::ModelConfig& conf
   const model::ParameterList list = model::list_parameters(config);
   const Plan plan = make_plan(weights_of(list, options.target), options.shard_bytes);
   const InitialSource source(config, list, options.seed);
+  const auto companions = formats::companions(config, options.tokenizer);  // before anything is removed or written
   core::make_directories(folder);
   core::require_space(folder, plan.bytes());
   remove_model(folder);
@@ -44,7 +45,7 @@ void initialise_folder(const std::string& folder, const model::ModelConfig& conf
                   },
                   [](const std::vector<WeightError>&) {}});
   progress.finish();
-  for (const auto& [name, text] : formats::companions(config, options.tokenizer)) core::write_file_atomic(folder + "/" + name, text);
+  for (const auto& [name, text] : companions) core::write_file_atomic(folder + "/" + name, text);
   if (!plan.index.empty()) core::write_file_atomic(folder + "/model.safetensors.index.json", plan.index);
   core::write_file_atomic(folder + "/config.json", core::pretty_json(config_for(model::to_json(config), options.target)));
 }

@@ -162,5 +162,18 @@ fault 4 "one.json" plan schedule --out one.json/x.svg
 { "$finback" train run.toml --set output.dir=piped 2>&1 || echo "failed" >piped.failed; } | true
 [ ! -e piped.failed ] && [ -e piped/summary.json ] || complain "a run whose pipe was closed failed"
 
+# a product that cannot be written
+full() {
+  cases=$((cases + 1))
+  local got=0
+  "$finback" "$@" >/dev/full 2>err || got=$?
+  [ $got = 4 ] && grep -q '^error: .*standard output' err || complain "exit $got with a full disk: $*: $(cat err)"
+}
+full generate --model good --prompt a --max-tokens 5
+full tokenizer encode --tokenizer tok --in text.txt --json
+full score --model good --ids 1,2,3
+fault 4 "nowhere" init --config m.json --tokenizer nowhere --out half
+[ ! -e half ] || complain "init left a folder without a tokenizer"
+
 echo "$cases cases, $wrong wrong"
 [ $wrong = 0 ] && [ $cases -gt 40 ]
