@@ -51,14 +51,17 @@ struct CodeReader {
     first = _mm512_maskz_unpacklo_epi8(~__mmask64{0}, low, high);
     second = _mm512_maskz_unpackhi_epi8(~__mmask64{0}, low, high);
   }
+  // 64 codes in order.
+  void read_in_order(__m512i codes, __m512i& first, __m512i& second) const {
+    const __m512i halves = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
+    read(_mm512_maskz_permutexvar_epi64(0xff, halves, codes), first, second);
+  }
   // to[0 … count-1], and zeros up to a multiple of 64.
   void row(const uint8_t* from, int64_t count, uint16_t* to) const {
-    const __m512i halves = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
     for (int64_t i = 0; i < count; i += 64) {
       const __mmask64 mask = count - i >= 64 ? ~__mmask64{0} : (__mmask64{1} << (count - i)) - 1;
-      const __m512i codes = _mm512_maskz_permutexvar_epi64(0xff, halves, _mm512_maskz_loadu_epi8(mask, from + i));
       __m512i first, second;
-      read(codes, first, second);
+      read_in_order(_mm512_maskz_loadu_epi8(mask, from + i), first, second);
       _mm512_storeu_si512(to + i, first);
       _mm512_storeu_si512(to + i + 32, second);
     }

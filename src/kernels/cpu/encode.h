@@ -115,13 +115,14 @@ inline void store_codes(uint8_t* codes, vu v0, vu v1, vu v2, vu v3, vu sign, uin
   _mm512_storeu_si512(codes, _mm512_maskz_permutexvar_epi32(0xffff, *reinterpret_cast<const __m512i*>(order.across), within));
 }
 
-// The codes of x · inverse for 64 finite numbers: x0 holds the first 16, and so on.
+// The codes of x · inverse for 64 finite numbers: x0 holds the first 16, and so on; or, in pairs, x0 and x1 the even and the odd ones
+// of the first 32.
 template <class Format>
-inline void store_codes_of_64(vf x0, vf x1, vf x2, vf x3, vf i0, vf i1, vf i2, vf i3, uint8_t* codes) {
+inline void store_codes_of_64(vf x0, vf x1, vf x2, vf x3, vf i0, vf i1, vf i2, vf i3, uint8_t* codes, const Order& order = kInTurn) {
   const vu b0 = bits_as<vu>(x0), b1 = bits_as<vu>(x1), b2 = bits_as<vu>(x2), b3 = bits_as<vu>(x3);
   const auto code = [](vu bits, vf inverse) { return rounded_code<Format>(bits_as<vf>(bits & 0x7fffffffu) * inverse); };
   store_codes(codes, code(b0, i0), code(b1, i1), code(b2, i2), code(b3, i3),
-              odd_bytes(odd_words(b0 >> 24, b1 >> 8), odd_words(b2 >> 16, b3)), static_cast<uint8_t>(kExcess<Format>), kInTurn);
+              odd_bytes(odd_words(b0 >> 24, b1 >> 8), odd_words(b2 >> 16, b3)), static_cast<uint8_t>(kExcess<Format>), order);
 }
 template <class Format>
 inline void store_codes_of_64(const float* x, vf inverse, uint8_t* codes) {

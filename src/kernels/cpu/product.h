@@ -96,7 +96,7 @@ struct Part {
 };
 
 struct ThreadBuffers {
-  uint32_t* a;      // packed [kSliceUnits, kBlockRows], or rows of kARow bytes, or squares
+  uint32_t* a;      // packed [kSliceUnits, kBlockRows], or rows of kARow bytes
   uint32_t* units;  // [kTurnedUnits, kBlockRows]
   uint32_t* b;      // [kSliceUnits, kPanel]
   float* carry;     // [kBlockRows, kMaxTaskPanels · kPanel]
@@ -210,21 +210,13 @@ void packing_task(void* argument, int64_t task, int thread) {
                              const_cast<float*>(part->packed_scales) + panel * part->runs * kPanel, part->runs * kPanel);
 }
 
-// ---- a for matrix registers: squares of 16 rows and 16 units, those of a square of rows one after the other (tile_amx.h).
-inline char* square_at(const ThreadBuffers& buffers, int64_t row, int64_t unit) {
-  return reinterpret_cast<char*>(buffers.a) + (row / 16 * (kSliceUnits / 16) + unit / 16) * 1024 + row % 16 * 64 + unit % 16 * 4;
+// Row `row` of a, decoded or turned, from unit `unit` on.
+inline char* row_of_a(const ThreadBuffers& buffers, int64_t row, int64_t unit) {
+  return reinterpret_cast<char*>(buffers.a) + row * kARow + unit * 4;
 }
 
-// `units` units of one row.
-inline void place_row(const void* from, int64_t row, int64_t unit, int64_t units, const ThreadBuffers& buffers) {
-  const char* source = static_cast<const char*>(from);
-  for (; units >= 16; units -= 16, unit += 16, source += 64)
-    store_units(reinterpret_cast<uint32_t*>(square_at(buffers, row, unit)), load_units(source));
-  if (units > 0) memcpy(square_at(buffers, row, unit), source, static_cast<size_t>(units) * 4);
-}
-
-// `units` units of `rows` packed rows.
-inline void place_packed(const uint32_t* packed, int64_t rows, int64_t unit, int64_t units, const ThreadBuffers& buffers) {
+// Rows of a for matrix registers from `units` units of `rows` packed ones.
+inline void turn_packed(const uint32_t* packed, int64_t rows, int64_t unit, int64_t units, const ThreadBuffers& buffers) {
   for (int64_t u = 0; u < units; u += kRegister)
     for (int64_t i = 0; i < rows; i += kRegister) {
       vw r[kRegister];
@@ -232,7 +224,7 @@ inline void place_packed(const uint32_t* packed, int64_t rows, int64_t unit, int
       for (int j = 0; j < kRegister; ++j) r[j] = u + j < units ? load_units(packed + (u + j) * kBlockRows + i) : vw{};
       transpose(r);
 #pragma GCC unroll 16
-      for (int j = 0; j < kRegister; ++j) store_units(reinterpret_cast<uint32_t*>(square_at(buffers, i + j, unit + u)), r[j]);
+      for (int j = 0; j < kRegister; ++j) store_units(reinterpret_cast<uint32_t*>(row_of_a(buffers, i + j, unit + u)), r[j]);
     }
 }
 
@@ -250,7 +242,7 @@ void pack_a(const Product& p, const Group& g, int64_t row, int64_t rows, int64_t
   for (int64_t u = begin; u < end; u += kTurned) {
     const int64_t units = min(kTurned, end - u);
     lines(u, u + units, buffers.units);
-    place_packed(buffers.units, rows, u - begin, units, buffers);
+    turn_packed(buffers.units, rows, u - begin, units, buffers);
   }
 }
 
@@ -263,11 +255,9 @@ void decode_a(const Product& p, const Group& g, int64_t row, int64_t rows, int64
     const int64_t k = begin_of_run(p, g, unit / kRunUnits<kPairs>), length = begin_of_run(p, g, unit / kRunUnits<kPairs> + 1) - k;
     const uint8_t* codes = from + k;
     for (int64_t i = 0; i < rows; ++i, codes += p.a_stride) {
-      T* to = kMatrices ? static_cast<T*>(buffers.decoded)
-                        : reinterpret_cast<T*>(reinterpret_cast<char*>(buffers.a) + i * kARow + (unit - begin) * 4);
+      T* to = reinterpret_cast<T*>(row_of_a(buffers, i, unit - begin));
       reader.row(codes, length, to);
       if (length <= 64) memset(to + 64, 0, 64 * sizeof(T));
-      if constexpr (kMatrices) place_row(to, i, unit - begin, kRunUnits<kPairs>, buffers);
     }
   }
 }
@@ -348,11 +338,6 @@ void product_block(const Product& p, const Part& part, int64_t block, int64_t pa
     for (int64_t chunk_begin = panel_begin; chunk_begin < panel_end; chunk_begin += chunk) {
       const int64_t chunk_end = min(chunk_begin + chunk, panel_end);
       TileInput in{.a_row = kInPlace ? a_stride : kARow, .units = end - begin, .shapes = &shapes};
-      if (kMatrices) {
-        in.a_row = kInPlace ? a_stride : 64;
-        in.a_units = kInPlace ? 64 : 1024;
-        in.a_rows = kInPlace ? 16 * a_stride : kSliceUnits * 64;
-      }
       in.b_strip = (part.packed ? units : end - begin) * kStrip;
       if (!part.packed && !packed_before)
         for (int64_t i = 0; chunk_begin + i < chunk_end; i += panels_at_once(p))
@@ -364,8 +349,7 @@ void product_block(const Product& p, const Part& part, int64_t block, int64_t pa
         in.rows = row[t + 1] - row[t];
         in.a_scale = buffers.a_scale + i;
         if (kInPlace) in.a = g.a + row[t] * a_stride + begin * 4;
-        else if (kMatrices) in.a = square_at(buffers, i, 0);
-        else in.a = reinterpret_cast<const char*>(buffers.a) + i * (kPackedA ? 4 : kARow);
+        else in.a = kPackedA && !kMatrices ? reinterpret_cast<const char*>(buffers.a + i) : row_of_a(buffers, i, 0);
         in.fetch = {in.a, 0, 0};
         if (!kScaled && chunk_begin == panel_begin) fetch_a<T, kPairs, kPackedA>(p, g, in.a, a_stride, row[0], t, end, in.fetch);
         for (int64_t panel = chunk_begin; panel < chunk_end; ++panel) {

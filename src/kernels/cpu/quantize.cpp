@@ -1,7 +1,9 @@
 // Tiles with scales and their codes, as in kernels/reference/quantize.cpp, which these equal bit for bit. Everything is read twice,
 // for the largest magnitude and for the codes, in strips that the caches hold in between.
+#include "kernels/cpu/codes.h"
 #include "kernels/cpu/encode.h"
 #include "kernels/cpu/entries.h"
+#include "kernels/cpu/pairs.h"
 #include "kernels/cpu/prefetch.h"
 #include "kernels/cpu/rows.h"
 #include "kernels/cpu/scales.h"
@@ -139,7 +141,7 @@ int64_t quantize_blocks(const Context& ctx, ConstMat w, int64_t groups, std::spa
 
 // ---- 128×1 tiles
 
-constexpr int64_t kColumns = 256;  // of a strip: with 128 rows 64 KiB of bf16
+constexpr int64_t kColumns = 512;  // of a strip: with 128 rows 128 KiB of bf16, read in long pieces
 constexpr int64_t kVectors = kColumns / kLanes;
 
 // Where the elements of a strip come from: a plain matrix …
@@ -148,6 +150,10 @@ struct Plain {
   ConstMat x;
   const T* place(int64_t row, int64_t column) const { return x.row<T>(row) + column; }
   vf at(int64_t row, int64_t column, int64_t n) const { return load(x.row<T>(row) + column, n); }
+  void tile(int64_t row, int64_t column, Pairs (&y)[4]) const {
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) y[i] = load_pairs(place(row, column) + i * kPairElements);
+  }
 };
 // … or one with 1×128 tiles.
 template <class Format>
@@ -157,11 +163,78 @@ struct Tiled {
   vf at(int64_t row, int64_t column, int64_t n) const {
     return numbers_of<Format>(load_bytes(x.codes.row<uint8_t>(row) + column, n)) * x.scales.row<float>(row)[column / kTile];
   }
+#if defined(__AVX512VBMI__)
+  CodeReader reader{Format::Small::kFraction == e4m3::Small::kFraction ? DType::e4m3 : DType::e5m2};
+  void tile(int64_t row, int64_t column, Pairs (&y)[4]) const {
+    const float scale = x.scales.row<float>(row)[column / kTile];
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; ++i) {
+      __m512i half[2];
+      reader.read_in_order(_mm512_loadu_si512(place(row, column) + i * 64), half[0], half[1]);
+      for (int j = 0; j < 2; ++j) {
+        const vu both = bits_as<vu>(half[j]);
+        y[2 * i + j] = {bits_as<vf>(both << 16) * scale, bits_as<vf>(both & 0xffff0000u) * scale};
+      }
+    }
+  }
+#endif
 };
 
-// A strip of at most 256 columns and 128 rows, which are one tile each. Returns how many hold NaN or infinity.
+#if defined(__AVX512VBMI__)
+// Whole tiles of columns side by side, as pairs of neighbours. False, and nothing written, where not all are finite.
+template <class Format, class Source>
+bool code_finite_columns(const Source& source, Range rows, Range columns, bool power_of_two, Mat codes, float* scales) {
+  constexpr int64_t kRowsAtOnce = 4;
+  struct Amax {
+    vu even, odd;
+  } amax[kColumns / kPairElements] = {};
+  const int64_t count = (columns.end - columns.begin) / kPairElements;
+  Pairs x[4];
+  for (int64_t r = rows.begin; r < rows.end; r += kRowsAtOnce)
+    for (int64_t i = 0; i < count; i += 4)
+      for (int64_t row = r; row < smaller(r + kRowsAtOnce, rows.end); ++row) {
+        source.tile(row, columns.begin + i * kPairElements, x);
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; ++j)
+          amax[i + j] = {larger(amax[i + j].even, magnitude_bits(x[j].even)), larger(amax[i + j].odd, magnitude_bits(x[j].odd))};
+      }
+  vu all = {};
+  for (int64_t i = 0; i < count; ++i) all = larger(all, larger(amax[i].even, amax[i].odd));
+  if (horizontal(all, [](vu a, vu b) { return larger(a, b); }) >= kInfinity) return false;
+  Pairs inverse[kColumns / kPairElements];
+  for (int64_t i = 0; i < count; ++i) {
+    const Scales even = scales_of(bits_as<vf>(amax[i].even), Format::kLargest, power_of_two),
+                 odd = scales_of(bits_as<vf>(amax[i].odd), Format::kLargest, power_of_two);
+    inverse[i] = {even.inverse, odd.inverse};
+    store_pairs(scales + i * kPairElements, Pairs{even.scale, odd.scale});
+  }
+  for (int64_t r = rows.begin; r < rows.end; ++r) {
+    uint8_t* to = codes.row<uint8_t>(r) + columns.begin;
+    if (r + 1 < rows.end) ask_for_output(codes.row<uint8_t>(r + 1) + columns.begin, columns.end - columns.begin);
+    for (int64_t i = 0; i < count; i += 4, to += kTile) {
+      source.tile(r, columns.begin + i * kPairElements, x);
+#pragma GCC unroll 2
+      for (int j = 0; j < 4; j += 2) {
+        const Pairs *y = x + j, *by = inverse + i + j;
+        store_codes_of_64<Format>(y[0].even, y[0].odd, y[1].even, y[1].odd, by[0].even, by[0].odd, by[1].even, by[1].odd,
+                                  to + j * kPairElements, kInPairs);
+      }
+    }
+  }
+  return true;
+}
+#endif
+
+// A strip of at most 512 columns and 128 rows, which are one tile each. Returns how many hold NaN or infinity.
 template <class Format, class Source>
 int64_t code_columns(const Source& source, Range rows, Range columns, bool power_of_two, Mat codes, float* scales) {
+#if defined(__AVX512VBMI__)
+  if (const int64_t whole = (columns.end - columns.begin) / kTile * kTile;
+      whole > 0 && code_finite_columns<Format>(source, rows, {columns.begin, columns.begin + whole}, power_of_two, codes, scales)) {
+    columns.begin += whole;
+    scales += whole;
+  }
+#endif
   const int64_t vectors = (columns.end - columns.begin + kLanes - 1) / kLanes;
   const auto lanes = [&](int64_t v) { return columns.end - columns.begin - v * kLanes; };
   const auto element = [&](int64_t r, int64_t v) { return source.at(r, columns.begin + v * kLanes, lanes(v)); };

@@ -127,7 +127,7 @@ constexpr int64_t kRunUnits = kPairs ? 64 : 128;
 // kBlockRows + i], column j at b_scale[r · kPanel + j].
 struct TileInput {
   const char* a;
-  int64_t a_row, a_units, a_rows, rows;
+  int64_t a_row, rows;
   const uint32_t* b;
   int64_t b_strip, units;
   Fetch fetch;

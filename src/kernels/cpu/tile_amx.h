@@ -67,8 +67,8 @@ inline void multiply_squares() {
   asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(kSum), "i"(kA), "i"(kB));
 }
 
-// Of a, squares are read where they stand, or packed, 1 KiB each; b comes in strips of 16 columns, unit after unit.
-constexpr int64_t kSquareRow = 64, kSquareBytes = kSquare * kSquareRow, kSumRow = kPanel * 4;  // bytes
+// a is read row by row, where it stands; b comes in strips of 16 columns, unit after unit.
+constexpr int64_t kSquareRow = 64, kSumRow = kPanel * 4;  // bytes
 
 // Brings the place of a tile's sums nearer while it multiplies, a few rows at each of `steps`. All at once they would occupy
 // the buffers through which the operands come.
@@ -92,80 +92,89 @@ class OutputFetch {
   int64_t rows_, rows_a_step_, bytes_, row_ = 0;
 };
 
-// sums[rows, 32] = [sums +] a · b over `units` units, `step` at a time, for 17 … 32 rows.
-inline void multiply_two(const TileInput& in, int64_t begin, int64_t units, int64_t step, bool from_zero, float* sums, OutputFetch& fetch) {
+// sums[rows, 32] = [sums +] a · b over `units` units, `step` at a time, for 17 … 32 rows; beside() is done with every step.
+template <class Beside>
+inline void multiply_two(const TileInput& in, int64_t begin, int64_t units, int64_t step, bool from_zero, float* sums, Beside beside) {
   float *sums1 = sums + kSquare, *high = sums + kSquare * kPanel, *high1 = high + kSquare;
   if (from_zero) {
     clear_square<0>(), clear_square<1>(), clear_square<2>(), clear_square<3>();
   } else {
     load_square<0>(sums, kSumRow), load_square<1>(sums1, kSumRow), load_square<2>(high, kSumRow), load_square<3>(high1, kSumRow);
   }
-  const char* a = in.a + begin / kSquare * in.a_units;
+  const int64_t a_row = in.a_row, b_strip = in.b_strip;
+  const char *a = in.a + begin * 4, *high_a = a + kSquare * a_row;
   const uint32_t* b = in.b + begin * kSquare;
-  for (int64_t u = 0; u < units; u += step, a += in.a_units, b += kSquare * kSquare) {
-    fetch.step();
+  for (int64_t u = 0; u < units; u += step, a += kSquareRow, high_a += kSquareRow, b += kSquare * kSquare) {
     load_square<6>(b, kSquareRow);
-    load_square<7>(b + in.b_strip, kSquareRow);
-    load_square<4>(a, in.a_row);
+    load_square<7>(b + b_strip, kSquareRow);
+    load_square<4>(a, a_row);
     multiply_squares<0, 4, 6>();
     multiply_squares<1, 4, 7>();
-    load_square<5>(a + in.a_rows, in.a_row);
+    load_square<5>(high_a, a_row);
     multiply_squares<2, 5, 6>();
     multiply_squares<3, 5, 7>();
+    beside();
   }
   store_square<0>(sums, kSumRow), store_square<1>(sums1, kSumRow), store_square<2>(high, kSumRow), store_square<3>(high1, kSumRow);
 }
 
 // The same for 1 … 16 rows.
-inline void multiply_one(const TileInput& in, int64_t begin, int64_t units, int64_t step, bool from_zero, float* sums, OutputFetch& fetch) {
+template <class Beside>
+inline void multiply_one(const TileInput& in, int64_t begin, int64_t units, int64_t step, bool from_zero, float* sums, Beside beside) {
   float* sums1 = sums + kSquare;
   if (from_zero) {
     clear_square<0>(), clear_square<1>();
   } else {
     load_square<0>(sums, kSumRow), load_square<1>(sums1, kSumRow);
   }
-  const char* a = in.a + begin / kSquare * in.a_units;
+  const char* a = in.a + begin * 4;
   const uint32_t* b = in.b + begin * kSquare;
-  for (int64_t u = 0; u < units; u += step, a += in.a_units, b += kSquare * kSquare) {
-    fetch.step();
+  for (int64_t u = 0; u < units; u += step, a += kSquareRow, b += kSquare * kSquare) {
     load_square<4>(a, in.a_row);
     load_square<6>(b, kSquareRow);
     multiply_squares<0, 4, 6>();
     load_square<7>(b + in.b_strip, kSquareRow);
     multiply_squares<1, 4, 7>();
+    beside();
   }
   store_square<0>(sums, kSumRow), store_square<1>(sums1, kSumRow);
+}
+
+template <class Beside>
+inline void multiply_rows(const TileInput& in, int64_t begin, int64_t units, int64_t step, bool from_zero, float* sums, Beside beside) {
+  const int64_t low = min(in.rows, kSquare), high = in.rows - low;
+  in.shapes->want(low, high, step);
+  if (high > 0) multiply_two(in, begin, units, step, from_zero, sums, beside);
+  else multiply_one(in, begin, units, step, from_zero, sums, beside);
 }
 
 // As multiply_tile, for in.rows rows; always all columns of the panel.
 template <bool kScaled>
 void multiply_tile_amx(const TileInput& in, const TileOutput& out) {
-  const int64_t low = min(in.rows, kSquare), high = in.rows - low;
-  const auto multiply = high > 0 ? multiply_two : multiply_one;
-  alignas(64) float run_sums[kScaled ? 2 * kSquare * kPanel : 1];
-  bool first = out.first;
   OutputFetch fetch(out, in.rows, max(1, in.units / kSquare));
-  if (kScaled && first) memset(out.carry, 0, static_cast<size_t>(in.rows) * kPanel * 4);
-  for (int64_t run = 0, begin = 0; begin == 0 || begin < in.units; ++run) {
-    const int64_t units = kScaled ? min(in.units - begin, kRunUnits<true>) : in.units, whole = units / kSquare * kSquare;
-    float* sums = kScaled ? run_sums : out.carry;
-    if (whole > 0 || units == 0) {
-      in.shapes->want(low, high, kSquare);
-      multiply(in, begin, whole, kSquare, kScaled || first, sums, fetch);
+  const auto beside = [&] { fetch.step(); };
+  const int64_t whole = in.units / kSquare * kSquare;
+  if (whole > 0 || in.units == 0) multiply_rows(in, 0, whole, kSquare, out.first, out.carry, beside);
+  if (whole < in.units) multiply_rows(in, whole, in.units - whole, in.units - whole, whole == 0 && out.first, out.carry, beside);
+  if (out.last) finish_tile(out, static_cast<int>(in.rows));
+}
+
+// With scales, whose runs are whole squares. The sums of two runs lie apart, so that one is scaled and added while the next begins.
+template <>
+[[maybe_unused]] void multiply_tile_amx<true>(const TileInput& in, const TileOutput& out) {
+  alignas(64) float run_sums[2][2 * kSquare * kPanel];
+  if (out.first) memset(out.carry, 0, static_cast<size_t>(in.rows) * kPanel * 4);
+  OutputFetch fetch(out, in.rows, max(1, in.units / kSquare));
+  for (int64_t run = 0, begin = 0; begin < in.units; ++run, begin += kRunUnits<true>) {
+    float* sums = run_sums[run % 2];
+    multiply_rows(in, begin, min(in.units - begin, kRunUnits<true>), kSquare, /*from_zero=*/true, sums, [&] { fetch.step(); });
+    const vf b_scale[2] = {load(in.b_scale + run * kPanel), load(in.b_scale + run * kPanel + kLanes)};
+    const float* a_scale = in.a_scale + run * kBlockRows;
+    float* total = out.carry;
+    for (int64_t i = 0; i < in.rows; ++i, total += kPanel, sums += kPanel) {
+      store(total, load(total) + load(sums) * (b_scale[0] * a_scale[i]));
+      store(total + kLanes, load(total + kLanes) + load(sums + kLanes) * (b_scale[1] * a_scale[i]));
     }
-    if (whole < units) {
-      in.shapes->want(low, high, units - whole);
-      multiply(in, begin + whole, units - whole, units - whole, whole == 0 && (kScaled || first), sums, fetch);
-    }
-    if constexpr (kScaled)
-      for (int64_t i = 0; i < in.rows; ++i)
-        for (int64_t j = 0; j < kPanel; j += kSquare) {
-          const int64_t at = i * kPanel + j;
-          const vf scale = load(in.b_scale + run * kPanel + j) * in.a_scale[run * kBlockRows + i];
-          store(out.carry + at, load(out.carry + at) + load(run_sums + at) * scale);
-        }
-    first = false;
-    begin += kScaled ? kRunUnits<true> : max(units, 1);
   }
   if (out.last) finish_tile(out, static_cast<int>(in.rows));
 }
