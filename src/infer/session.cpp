@@ -23,7 +23,7 @@ model::Precision precision_of_folder(const model::ModelConfig& config) {
 std::int64_t weight_bytes(const model::ParameterList& list, DType dtype, const std::string& folder) {
   core::Arena count = core::Arena::counting();
   model::take_slabs(count, list, dtype);
-  core::require_memory(count.high_water(), folder);
+  core::require_memory(count.high_water() + model::packing_bytes(list, dtype), folder);
   return count.high_water();
 }
 
@@ -55,6 +55,8 @@ LoadedModel::LoadedModel(const std::string& folder, core::Team& team)
       weights_(model::take_slabs(memory_, list_, precision_.storage)) {
   verify_weights(folder);
   formats::ModelFolder(folder).load(list_, team, weights_);
+  core::Arena room("packing", model::packing_bytes(list_, precision_.storage));
+  model::pack_linear_weights({kernels::best(), team, room}, list_, weights_);
 }
 
 Session::Session(const LoadedModel& loaded, core::Team& team, std::int64_t max_positions)

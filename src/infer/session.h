@@ -11,7 +11,8 @@
 
 namespace finback::infer {
 
-// The weights of a Hugging Face folder, in BF16 if the folder's are, else FP32.
+// The weights of a Hugging Face folder, in BF16 if the folder's are, else FP32; those of linear layers packed for kernels::best(), in
+// the memory they take anyway.
 class LoadedModel {
  public:
   // Throws core::Error as formats::ModelFolder does; Error(bad_input) with the tensors that a checkpoint's manifest has otherwise;

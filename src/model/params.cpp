@@ -196,6 +196,40 @@ std::int64_t round_weights(const kernels::Context& ctx, core::ConstMat master, c
   return ctx.kernels.quantize_blocks(ctx, master, groups, parts, how, {w, weights.scales[slab]});
 }
 
+namespace {
+
+// Embeddings are looked up row by row, norms and the gate's bias read as they are.
+bool is_multiplied(Role role) { return role == Role::linear || role == Role::gate || role == Role::expert || role == Role::head; }
+
+}  // namespace
+
+std::int64_t packing_bytes(const ParameterList& list, core::DType dtype) {
+  std::int64_t most = 0;
+  for (const Slab& s : list.slabs)
+    if (is_multiplied(s.role)) most = std::max(most, s.rows * s.cols * core::size_of(dtype));
+  return most;
+}
+
+void pack_linear_weights(const kernels::Context& ctx, const ParameterList& list, SlabBuffers& weights) {
+  weights.packed.assign(list.slabs.size(), false);
+  for (std::size_t i = 0; i < list.slabs.size(); ++i) {
+    const Slab& s = list.slabs[i];
+    const core::Mat w = weights.slabs[i];
+    const std::int64_t bytes = s.rows * s.cols * core::size_of(w.dtype);
+    kernels::WeightView group{w.data, w.dtype, 1, s.rows, s.cols};
+    if (!is_multiplied(s.role) || ctx.kernels.packed_bytes(ctx, group) != bytes) continue;
+    const core::ArenaScope scope(ctx.scratch);
+    void* packed = ctx.scratch.take(bytes);
+    for (std::int64_t g = 0; g < s.groups; ++g) {
+      auto* place = static_cast<std::byte*>(w.data) + g * bytes;
+      group.data = place;
+      ctx.kernels.pack_weights(ctx, group, packed);
+      std::memcpy(place, packed, static_cast<std::size_t>(bytes));
+    }
+    weights.packed[i] = true;
+  }
+}
+
 void initial_values(const ModelConfig& config, const Parameter& p, std::uint64_t seed, std::int64_t first, const core::Mat& out) {
   const core::Rng rng(seed, core::Stream::init, name_hash(p.name));
   for (std::int64_t i = 0; i < out.size(); ++i) {

@@ -63,6 +63,7 @@ struct SlabBuffers {
   std::vector<core::Mat> slabs;
   std::vector<core::Mat> scales;                 // of a compute copy with codes: f32, a number a block; null for other slabs
   std::vector<std::vector<std::int64_t>> parts;  // Slab::parts, beside the scales
+  std::vector<bool> packed;                      // slabs in the kernels' own order (pack_linear_weights); empty: none
   core::Mat of(const Parameter& p) const { return slabs[static_cast<std::size_t>(p.slab)].row_range(p.row, p.rows); }
 };
 
@@ -74,6 +75,12 @@ SlabBuffers take_weights(core::Arena& arena, const ParameterList& list, const Pr
 // weights.slabs[slab] = round(master). Returns how many blocks held a NaN or an infinity.
 std::int64_t round_weights(const kernels::Context& ctx, core::ConstMat master, const Precision& precision, std::size_t slab,
                            const SlabBuffers& weights);
+
+// Weights that only forward passes will read, put into the order in which ctx.kernels reads them, each in the place it has: a
+// slab whose rows are no multiple of the kernels' panels stays as it is. Groups pass one by one through ctx.scratch, which
+// holds packing_bytes(list, dtype). Changes no bit of a result.
+std::int64_t packing_bytes(const ParameterList& list, core::DType dtype);
+void pack_linear_weights(const kernels::Context& ctx, const ParameterList& list, SlabBuffers& weights);
 
 // Initial values, a pure function of (seed, parameter name, element): the same whatever the layout or the order. Element `first` of
 // the parameter and those after it, as many as `out` (f32 or f64, contiguous) holds.

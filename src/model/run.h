@@ -31,7 +31,13 @@ struct Run {
   kernels::WeightView linear(int slab, std::int64_t groups = 1) const {
     const core::ConstMat w = weight(slab);
     const auto s = static_cast<std::size_t>(slab);
-    if (weights.scales.empty()) return {w.data, w.dtype, groups, w.rows / groups, w.cols};
+    if (weights.scales.empty())
+      return {.data = w.data,
+              .dtype = w.dtype,
+              .groups = groups,
+              .rows = w.rows / groups,
+              .cols = w.cols,
+              .packed = !weights.packed.empty() && weights.packed[s]};
     return {w.data, w.dtype, groups, w.rows / groups, w.cols, weights.scales[s], weights.parts[s]};
   }
 };

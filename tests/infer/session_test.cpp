@@ -7,6 +7,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <filesystem>
 
@@ -53,6 +54,21 @@ TEST_P(SessionTest, AnySplitOfASequenceHasTheSameLogits) {
       }
       EXPECT_THROW(session.extend({ids_.data(), 1}), core::Error);
     }
+}
+
+TEST_P(SessionTest, PackedWeightsHaveTheLogitsOfTheFolders) {
+  const LoadedModel model(folder_, team_);
+  std::vector<float> got(90 * 200), want(90 * 200);
+  Session(model, team_, 90).logits(ids_, core::mat(got.data(), core::DType::f32, 90, 200));
+  const auto& packed = model.weights().packed;
+  EXPECT_GE(std::count(packed.begin(), packed.end(), true), 3);  // of three layers
+
+  core::Arena memory("weights", 64 << 20), scratch("scratch", kernels::scratch_bytes(2));
+  const model::SlabBuffers rows = model::take_slabs(memory, model.list(), model.precision().storage);
+  formats::ModelFolder(folder_).load(model.list(), team_, rows);
+  model::Transformer transformer(model.config(), model.list(), {.precision = model.precision(), .max_tokens = 90, .max_seq_len = 90});
+  transformer.logits({kernels::best(), team_, scratch}, rows, ids_, core::mat(want.data(), core::DType::f32, 90, 200));
+  EXPECT_EQ(std::memcmp(got.data(), want.data(), got.size() * sizeof(float)), 0);
 }
 
 TEST_P(SessionTest, AFlippedBitInACheckpointIsNamed) {
