@@ -169,27 +169,29 @@ void gather_scales(const Scales& s, const float* scales, int64_t line, int64_t c
 // A group's packed codes: strips of 16 columns, each of them runs of 128 codes along k.
 inline int64_t packed_codes_of(int64_t n, int64_t k) { return ceil_div(n, kPanel) * kPanel * ceil_div(k, 128) * 128; }
 
+inline const uint8_t* codes_of_strip(const Group& g, int64_t column, int64_t unit, bool pairs) {
+  return reinterpret_cast<const uint8_t*>(g.b) + column / 16 * (ceil_div(g.k, 128) * 128 * 16) + unit * (pairs ? 32 : 16);
+}
 template <bool kPairs>
 void read_panel(const Product& p, const Group& g, int64_t panel, int64_t begin, int64_t end, int64_t strip, uint32_t* to) {
-  const int64_t strip_codes = ceil_div(g.k, 128) * 128 * 16, codes_a_unit = kPairs ? 32 : 16;
-  for (int64_t j = 0; j < kPanel; j += 16) {
-    const auto* codes = reinterpret_cast<const uint8_t*>(g.b) + (panel * kPanel + j) / 16 * strip_codes + begin * codes_a_unit;
-    read_strip<kPairs, kStrip>(codes, end - begin, p.b_dtype, kMatrices ? to + j / 16 * strip : to + j);
-  }
+  for (int64_t j = 0; j < kPanel; j += 16)
+    read_strip<kPairs, kStrip>(codes_of_strip(g, panel * kPanel + j, begin, kPairs), end - begin, p.b_dtype,
+                               kMatrices ? to + j / 16 * strip : to + j);
 }
 
 // How many panels are packed together: where lines stand side by side, long pieces of rows.
 inline int64_t panels_at_once(const Product& p) { return p.b_packed || p.b_k_contiguous ? 1 : kAcross / kPanel; }
 
 // Units begin … end−1 of a few panels; strips of columns begin `strip` words apart, and the scales of panels `panel_scales`.
+// to null: the scales alone.
 template <class T, bool kPairs, bool kScaled>
 void pack_b(const Product& p, const Group& g, int64_t panel, int64_t panels, int64_t begin, int64_t end, int64_t strip, void* decoded,
             uint32_t* to, float* to_scales, int64_t panel_scales) {
   const int64_t column = panel * kPanel, columns = min(panels * kPanel, p.n - column);
   const Operand b{g.b, p.b_stride, p.b_k_contiguous, p.n, g.k};
   if constexpr (kScaled) {
-    if (p.b_packed) read_panel<kPairs>(p, g, panel, begin, end, strip, to);
-    else pack_codes<T, kPairs, kStrip>(p, g, b, p.b_dtype, column, panels * kPanel, columns, begin, end, strip, decoded, to);
+    if (to && p.b_packed) read_panel<kPairs>(p, g, panel, begin, end, strip, to);
+    else if (to) pack_codes<T, kPairs, kStrip>(p, g, b, p.b_dtype, column, panels * kPanel, columns, begin, end, strip, decoded, to);
     for (int64_t j = 0; j < columns; j += kPanel, to_scales += panel_scales)
       gather_scales<kPanel>(p.b_scales, g.b_scale, column + j, min(kPanel, columns - j), begin / kRunUnits<kPairs>,
                             ceil_div(end, kRunUnits<kPairs>), to_scales);
@@ -337,13 +339,15 @@ void product_block(const Product& p, const Part& part, int64_t block, int64_t pa
     const int64_t slice_panel = (end - begin) * kPanel, chunk = chunk_of(end - begin);
     for (int64_t chunk_begin = panel_begin; chunk_begin < panel_end; chunk_begin += chunk) {
       const int64_t chunk_end = min(chunk_begin + chunk, panel_end);
-      TileInput in{.a_row = kInPlace ? a_stride : kARow, .units = end - begin, .shapes = &shapes};
+      TileInput in{.a_row = kInPlace ? a_stride : kARow, .units = end - begin, .shapes = &shapes, .b_codes = {}, .b_dtype = p.b_dtype};
       in.b_strip = (part.packed ? units : end - begin) * kStrip;
+      // A panel of packed codes that a single tile meets is decoded there.
+      const bool decode_in_tile = kMatrices && kScaled && p.b_packed && !part.packed && tiles == 1 && part.blocks == 1;
       if (!part.packed && !packed_before)
         for (int64_t i = 0; chunk_begin + i < chunk_end; i += panels_at_once(p))
           pack_b<T, kPairs, kScaled>(p, g, chunk_begin + i, min(panels_at_once(p), chunk_end - chunk_begin - i), begin, end, in.b_strip,
-                                     buffers.decoded, buffers.b + i * slice_panel, buffers.b_scale + i * kSliceRuns * kPanel,
-                                     kSliceRuns * kPanel);
+                                     buffers.decoded, decode_in_tile ? nullptr : buffers.b + i * slice_panel,
+                                     buffers.b_scale + i * kSliceRuns * kPanel, kSliceRuns * kPanel);
       for (int64_t t = 0; t < tiles; ++t) {
         const int64_t i = row[t] - row[0];
         in.rows = row[t + 1] - row[t];
@@ -361,6 +365,8 @@ void product_block(const Product& p, const Part& part, int64_t block, int64_t pa
             in.b_scale = buffers.b_scale + (panel - chunk_begin) * kSliceRuns * kPanel;
           }
           const int64_t column = panel * kPanel;
+          if (decode_in_tile)
+            for (int strip = 0; strip < 2; ++strip) in.b_codes[strip] = codes_of_strip(g, column + strip * 16, begin, kPairs);
           out.cols = static_cast<int>(min(kPanel, p.n - column));
           // A product of one slice carries nothing: its sums pass through the same few lines of the cache.
           out.carry = buffers.carry + (out.first && out.last ? 0 : ((panel - panel_begin) * kBlockRows + t * kTileRows) * kPanel);

@@ -133,6 +133,9 @@ struct TileInput {
   Fetch fetch;
   const float *a_scale, *b_scale;
   struct ShapesInUse* shapes;  // of matrix registers
+  // For matrix registers: packed codes of the panel's two strips, which are decoded run by run as they are met, instead of b; or null.
+  const uint8_t* b_codes[2];
+  finback::core::DType b_dtype;
 };
 
 // Only the first kColumns registers of the panel's width are of use.

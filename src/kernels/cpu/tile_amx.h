@@ -6,6 +6,7 @@
 // Included only by files that are compiled per instruction set; everything here is internal to the including file.
 #pragma once
 
+#include "kernels/cpu/codes.h"
 #include "kernels/cpu/matrix_registers.h"
 #include "kernels/cpu/tile.h"
 
@@ -122,11 +123,23 @@ void multiply_tile_amx(const TileInput& in, const TileOutput& out) {
 template <>
 [[maybe_unused]] void multiply_tile_amx<true>(const TileInput& in, const TileOutput& out) {
   alignas(64) float run_sums[2][2 * kSquare * kPanel];
+  alignas(64) uint32_t run_b[kRunUnits<true> * kPanel];
   if (out.first) memset(out.carry, 0, static_cast<size_t>(in.rows) * kPanel * 4);
   OutputFetch fetch(out, in.rows, max(1, in.units / kSquare));
   for (int64_t run = 0, begin = 0; begin < in.units; ++run, begin += kRunUnits<true>) {
+    const int64_t units = min(in.units - begin, kRunUnits<true>);
     float* sums = run_sums[run % 2];
-    multiply_rows(in, begin, min(in.units - begin, kRunUnits<true>), kSquare, /*from_zero=*/true, sums, [&] { fetch.step(); });
+    if (in.b_codes[0]) {
+      TileInput decoded = in;
+      decoded.b = run_b;
+      decoded.b_strip = kRunUnits<true> * kSquare;
+      decoded.a = in.a + begin * 4;
+      for (int strip = 0; strip < 2; ++strip)
+        read_strip<true, kSquare>(in.b_codes[strip] + begin * 2 * kSquare, units, in.b_dtype, run_b + strip * decoded.b_strip);
+      multiply_rows(decoded, 0, units, kSquare, /*from_zero=*/true, sums, [&] { fetch.step(); });
+    } else {
+      multiply_rows(in, begin, units, kSquare, /*from_zero=*/true, sums, [&] { fetch.step(); });
+    }
     const vf b_scale[2] = {load(in.b_scale + run * kPanel), load(in.b_scale + run * kPanel + kLanes)};
     const float* a_scale = in.a_scale + run * kBlockRows;
     float* total = out.carry;
