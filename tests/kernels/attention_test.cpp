@@ -327,7 +327,7 @@ TEST(Attention, BackwardGivesTheSameBitsInAnyMemory) {
     Case little = plenty;
     plenty.backward(Machine(isa, 1));
     Team team(1);
-    for (const std::int64_t kib : {1400, 900, 400}) {
+    for (const std::int64_t kib : {640, 560, 400}) {  // rounds in fp32, rounds in bf16, neither
       SCOPED_TRACE(kib);
       Arena scratch("scratch", kib << 10);
       const Context ctx{by_name(isa), team, scratch};

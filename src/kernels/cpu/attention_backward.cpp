@@ -29,9 +29,12 @@ struct Backward {
   Mat dq, dkv, dk_pe;
   char* scratch;  // of the threads
   int64_t thread_bytes;
-  // By head: the units (segment · heads + head) first … last-1 are in memory together, `unit` bytes from their segment's offset.
-  char* store;
-  int64_t* offsets;  // of each segment's head 0
+  // By head: each thread has room for the packed queries of one head, and uses it again, so that it stays in the thread's cache. Of the
+  // units (segment · heads + head) first … last-1 the parts of dk_pe are in memory together.
+  char* queries;
+  int64_t queries_bytes;  // of a thread
+  char* parts;
+  int64_t* offsets;  // of each segment's head 0, in `parts`
   int64_t first, last;
   float* carry;  // dk_pe of the segment whose heads are not all done
   // By block.
@@ -320,23 +323,18 @@ Buffers<T> thread_buffers(const Backward& b, int thread) {
 
 // ---- by head
 
-// The memory of one unit: its packed queries, one after another, then dk_pe [rows, rope].
 template <class T>
 int64_t query_block_bytes(const Backward& b) {
   Carver counting;
   QueryBlock<T>().take(counting, {b.key_size()}, {b.shape.value});
   return counting.bytes;
 }
-template <class T>
-int64_t unit_bytes(const Backward& b, const Segment& s) {
-  return blocks(s.rows, kQueries) * query_block_bytes<T>(b) + round_up(s.rows * b.shape.rope * 4, 64);
-}
 
-template <class T>
-float* unit_dk_pe(const Backward& b, int64_t segment, int64_t head) {
-  const Segment& s = b.segment(segment);
-  char* end = b.store + b.offsets[segment] + (head + 1) * unit_bytes<T>(b, s);
-  return reinterpret_cast<float*>(static_cast<void*>(end - round_up(s.rows * b.shape.rope * 4, 64)));
+// A unit's part of dk_pe: [rows, rope].
+int64_t part_bytes(const Backward& b, const Segment& s) { return round_up(s.rows * b.shape.rope * 4, 64); }
+float* part_of(const Backward& b, int64_t segment, int64_t head) {
+  char* part = b.parts + b.offsets[segment] + head * part_bytes(b, b.segment(segment));
+  return reinterpret_cast<float*>(static_cast<void*>(part));
 }
 
 template <class T>
@@ -349,9 +347,8 @@ void head_task(void* argument, int64_t task, int thread) {
   const Head<T> h{b, s, head, {b.key_size()}, {b.shape.value}, t};
 
   const int64_t block_bytes = query_block_bytes<T>(b), query_blocks = blocks(s.rows, kQueries);
-  char* unit = b.store + b.offsets[segment] + head * unit_bytes<T>(b, s);
   const auto query = [&](int64_t block) {
-    Carver memory{unit + block * block_bytes};
+    Carver memory{b.queries + thread * b.queries_bytes + block * block_bytes};
     QueryBlock<T> q;
     q.take(memory, h.key, h.value);
     return q;
@@ -360,7 +357,7 @@ void head_task(void* argument, int64_t task, int thread) {
     QueryBlock<T> q = query(i);
     h.pack_queries(i, q);
   }
-  float* dk_pe = unit_dk_pe<T>(b, segment, head);
+  float* dk_pe = part_of(b, segment, head);
   for (int64_t k = 0; k < blocks(s.rows, kKeys); ++k) {
     h.pack_keys(k);
     clear_dkv(h);
@@ -389,7 +386,7 @@ void sum_heads_task(void* argument, int64_t task, int thread) {
     if (r.first_head == 0) memset(sum, 0, static_cast<size_t>(rope) * sizeof(float));
     else memcpy(sum, b.carry + row * rope, static_cast<size_t>(rope) * sizeof(float));
     for (int64_t h = r.first_head; h < r.last_head; ++h) {
-      const float* part = unit_dk_pe<T>(b, r.segment, h) + row * rope;
+      const float* part = part_of(b, r.segment, h) + row * rope;
       for (int64_t d = 0; d < rope; ++d) sum[d] += part[d];
     }
     if (r.last_head == b.shape.heads) store_row(b.dk_pe.row<T>(b.segment(r.segment).kv_row + row), sum, rope);
@@ -404,7 +401,7 @@ void backward_by_head(const Context& ctx, Backward& b, int64_t budget) {
   for (b.first = 0; b.first < units; b.first = b.last) {
     int64_t used = 0;
     for (b.last = b.first; b.last < units; ++b.last) {
-      const int64_t segment = b.last / heads, bytes = unit_bytes<T>(b, b.segment(segment));
+      const int64_t segment = b.last / heads, bytes = part_bytes(b, b.segment(segment));
       if (used + bytes > budget) break;
       if (b.last == b.first || b.last % heads == 0) b.offsets[segment] = used - b.last % heads * bytes;
       used += bytes;
@@ -484,20 +481,21 @@ void backward(const Context& ctx, Backward& b) {
   b.thread_bytes = counting.bytes;
   b.scratch = static_cast<char*>(ctx.scratch.take(b.thread_bytes * threads));
 
-  int64_t largest = 0, longest = 0, all = 0;
+  int64_t longest = 0, all = 0;
   for (const Segment& s : b.segments) {
-    if (unit_bytes<T>(b, s) > largest) largest = unit_bytes<T>(b, s);
     if (s.rows > longest) longest = s.rows;
-    all += b.shape.heads * unit_bytes<T>(b, s);
+    all += b.shape.heads * part_bytes(b, s);
   }
+  b.queries_bytes = blocks(longest, kQueries) * query_block_bytes<T>(b);
   const int64_t carry = round_up(longest * b.shape.rope * 4, 64);
-  const int64_t left = least(scratch_bytes(static_cast<int>(threads)), ctx.scratch.capacity() - mark);
-  const int64_t budget = least((left - (ctx.scratch.mark() - mark) - carry) / 64 * 64, all);
-  const int64_t parallel = least(threads, segments * b.shape.heads);
-  if (segments * b.shape.heads >= threads && largest * parallel <= budget) {
+  const int64_t left = least(scratch_bytes(static_cast<int>(threads)), ctx.scratch.capacity() - mark) - (ctx.scratch.mark() - mark);
+  const int64_t budget = least((left - threads * b.queries_bytes - carry) / 64 * 64, all);
+  const int64_t units = segments * b.shape.heads;
+  if (units >= threads && least(threads * carry, all) <= budget) {
     b.offsets = table;
+    b.queries = static_cast<char*>(ctx.scratch.take(threads * b.queries_bytes));
     b.carry = static_cast<float*>(ctx.scratch.take(carry));
-    b.store = static_cast<char*>(ctx.scratch.take(budget));
+    b.parts = static_cast<char*>(ctx.scratch.take(budget));
     backward_by_head<T>(ctx, b, budget);
   } else {
     backward_by_block<T>(ctx, b, table);
