@@ -1,5 +1,8 @@
 // finback train RUN.toml
 #include "cli/command.h"
+#include "cli/output.h"
+#include "comm/threads.h"
+#include "core/file.h"
 #include "core/log.h"
 #include "core/machine.h"
 #include "formats/trace.h"
@@ -18,7 +21,9 @@ namespace {
 struct Options {
   std::string file, trace;
   std::vector<std::string> set;
-  bool check = false;
+  bool check = false, json = false;
+  int ranks = 1;
+  std::string as_layout;
   train::RunOptions run;
 };
 
@@ -29,7 +34,32 @@ double ceiling_flops(const train::RunConfig& run) {
   return 1e9 * measure::ceiling_of(team, rate, 0.5);
 }
 
+// "dp=2,ep=2" as overrides of the run file.
+void add_layout(const std::string& layout, std::vector<std::string>& set) {
+  for (std::size_t begin = 0; begin < layout.size();) {
+    const std::size_t end = std::min(layout.find(',', begin), layout.size());
+    set.push_back("parallel." + layout.substr(begin, end - begin));
+    begin = end + 1;
+  }
+}
+
+// The first rank's exit. Ranks are threads of this process.
+core::Exit train_ranks(const train::RunConfig& config, const Options& o) {
+  if (o.ranks == 1) return train::run_training(config, o.run);
+  core::Exit exit = core::Exit::done;
+  comm::run_threads(o.ranks, {}, [&](comm::Communicator& ranks) {
+    train::RunOptions mine = o.run;
+    mine.ranks = &ranks;
+    if (ranks.rank() > 0) mine.spans = nullptr;
+    const core::Exit code = train::run_training(config, mine);
+    if (ranks.rank() == 0) exit = code;
+  });
+  return exit;
+}
+
 void run(Options& o) {
+  add_layout(o.as_layout, o.set);
+  o.run.as_layout = !o.as_layout.empty();
   const train::RunConfig config = train::read_run_config(o.file, o.set);
   if (o.check) {
     fmt::print("{}", train::check_run(config));
@@ -39,12 +69,13 @@ void run(Options& o) {
   o.run.ceiling_flops = ceiling_flops(config);
   std::optional<core::Spans> spans;
   if (!o.trace.empty()) o.run.spans = &spans.emplace(core::kSpansOfARun);
-  const core::Exit exit = train::run_training(config, o.run);
+  const core::Exit exit = train_ranks(config, o);
   if (spans) {
     formats::write_trace(o.trace, *spans);
     core::inform("{}", measure::describe(measure::fastest_step(*spans)));
     core::inform("the last steps' spans are in {}: open it at ui.perfetto.dev", o.trace);
   }
+  if (o.json) write_output(core::read_file(config.output.dir + "/summary.json", 1 << 20));
   if (exit != core::Exit::done) throw CLI::RuntimeError(static_cast<int>(exit));
 }
 
@@ -57,6 +88,11 @@ void add_train(CLI::App& app) {
   command->add_option("--set", o->set, "section.key=value, over the file's; may be repeated")->expected(1)->take_all();
   command->add_flag("--resume", o->run.resume, "go on from the newest checkpoint that is whole");
   command->add_flag("--allow-data-change", o->run.allow_data_change, "resume although the training data changed");
+  command->add_option("--ranks", o->ranks, "ranks as threads of this process; as many as the layout of [parallel] has")
+      ->check(CLI::Range(1, 1024))
+      ->capture_default_str();
+  command->add_option("--as-layout", o->as_layout, "dp=2: one process that forms its sums as these ranks would, and gives their bits");
+  command->add_flag("--json", o->json, "print the summary when the run has ended; loss_bits is a hash of its losses and parameters");
   command->add_flag("--check", o->check, "print every value and the memory by kind; train nothing");
   command->add_option("--trace", o->trace, "a file (Chrome trace) for the spans of the last steps, down to kernels");
   command->footer(

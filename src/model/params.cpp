@@ -182,18 +182,31 @@ SlabBuffers take_weights(core::Arena& arena, const ParameterList& list, const Pr
   return out;
 }
 
-std::int64_t round_weights(const kernels::Context& ctx, core::ConstMat master, const Precision& precision, std::size_t slab,
-                           const SlabBuffers& weights) {
-  const core::Mat w = weights.slabs[slab];
-  if (w.data == master.data) return 0;
-  if (w.dtype != core::DType::e4m3) {
-    ctx.kernels.convert(ctx, master, w);
+WeightRows weight_rows(const SlabBuffers& weights, std::size_t slab, std::int64_t begin, std::int64_t end) {
+  WeightRows rows{weights.slabs[slab].row_range(begin, end - begin), {}, {}};
+  if (rows.numbers.dtype != core::DType::e4m3) return rows;
+  const std::vector<std::int64_t>& parts = weights.parts[slab];
+  std::int64_t part_begin = 0, first = 0, blocks = 0;
+  for (std::size_t i = 0; part_begin < end; part_begin += parts[i], i = (i + 1) % parts.size()) {
+    const std::int64_t part_end = part_begin + parts[i], from = std::max(begin, part_begin), until = std::min(end, part_end);
+    first += kernels::tiles_of(std::min(parts[i], std::max<std::int64_t>(0, begin - part_begin)));
+    if (from >= until) continue;
+    FB_CHECK((from - part_begin) % 128 == 0 && ((until - part_begin) % 128 == 0 || until == part_end), "rows {} to {}", begin, end);
+    blocks += kernels::tiles_of(until - from);
+    rows.parts.push_back(until - from);
+  }
+  rows.scales = weights.scales[slab].row_range(first, blocks);
+  return rows;
+}
+
+std::int64_t round_weights(const kernels::Context& ctx, core::ConstMat master, const Precision& precision, const WeightRows& rows) {
+  if (rows.numbers.data == master.data || master.rows == 0) return 0;
+  if (rows.numbers.dtype != core::DType::e4m3) {
+    ctx.kernels.convert(ctx, master, rows.numbers);
     return 0;
   }
-  const std::vector<std::int64_t>& parts = weights.parts[slab];
-  const std::int64_t groups = w.rows / std::accumulate(parts.begin(), parts.end(), std::int64_t{0});
   const kernels::Quantization how{core::DType::e4m3, precision.fp8->power_of_two_scales};
-  return ctx.kernels.quantize_blocks(ctx, master, groups, parts, how, {w, weights.scales[slab]});
+  return ctx.kernels.quantize_blocks(ctx, master, 1, rows.parts, how, {rows.numbers, rows.scales});
 }
 
 namespace {
@@ -248,7 +261,8 @@ void initialise(const ModelConfig& config, const ParameterList& list, std::uint6
     if (!m) continue;
     core::parallel_for(team, (p.size() + kRun - 1) / kRun, [&](std::int64_t task) {
       const std::int64_t first = task * kRun, n = std::min(kRun, p.size() - first);
-      initial_values(config, p, seed, first, core::mat(static_cast<std::byte*>(m.data) + first * size_of(m.dtype), m.dtype, 1, n));
+      initial_values(config, p, seed, p.first_row * p.cols + first,
+                     core::mat(static_cast<std::byte*>(m.data) + first * size_of(m.dtype), m.dtype, 1, n));
     });
   }
 }

@@ -38,6 +38,7 @@ struct Parameter {
   std::vector<std::int64_t> shape;  // as in the checkpoint
   int slab = 0;
   std::int64_t row = 0, rows = 0, cols = 0;  // rows row … row+rows-1 of the slab
+  std::int64_t first_row = 0;                // of the tensor, where this is a piece of one (parallel/shards.h)
   Init init = Init::normal;
   bool keep_f32 = false;  // stored as F32 in checkpoints whatever the rest (the gate's bias)
   bool fp8 = false;       // stored in E4M3 in FP8 folders: what linear layers and experts hold, MTP's eh_proj excepted
@@ -72,9 +73,15 @@ SlabBuffers take_slabs(core::Arena& arena, const ParameterList& list, core::DTyp
 
 // The compute copy: slabs of the storage type or, where layers are FP8, e4m3 codes with the scales of their blocks.
 SlabBuffers take_weights(core::Arena& arena, const ParameterList& list, const Precision& precision);
-// weights.slabs[slab] = round(master). Returns how many blocks held a NaN or an infinity.
-std::int64_t round_weights(const kernels::Context& ctx, core::ConstMat master, const Precision& precision, std::size_t slab,
-                           const SlabBuffers& weights);
+// Some rows of a slab of the compute copy.
+struct WeightRows {
+  core::Mat numbers, scales;        // scales: of codes, a row a block of 128
+  std::vector<std::int64_t> parts;  // of codes: rows of each tensor among them
+};
+// Rows begin … end−1, which of codes begin and end with blocks.
+WeightRows weight_rows(const SlabBuffers& weights, std::size_t slab, std::int64_t begin, std::int64_t end);
+// rows = round(master). Returns how many blocks held a NaN or an infinity.
+std::int64_t round_weights(const kernels::Context& ctx, core::ConstMat master, const Precision& precision, const WeightRows& rows);
 
 // Weights that only forward passes will read, put into the order in which ctx.kernels reads them, each in the place it has: a
 // slab whose rows are no multiple of the kernels' panels stays as it is. Groups pass one by one through ctx.scratch, which

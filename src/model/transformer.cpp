@@ -27,6 +27,15 @@ void LossSums::reset(const ModelConfig& config) {
   expert_load.assign(static_cast<std::size_t>(config.blocks() * config.n_routed_experts), 0);
 }
 
+void LossSums::add(LossSums& other) {
+  const auto each = [](auto ours, auto theirs) {
+    for (std::size_t i = 0; i < ours.size(); ++i)
+      for (std::size_t j = 0; j < ours[i].size(); ++j) ours[i][j] += theirs[i][j];
+  };
+  each(reals(), other.reals());
+  each(counts(), other.counts());
+}
+
 namespace {
 
 // All buffers of a micro-batch. They are laid out anew for each one (an arena's take() is an addition), so that every view

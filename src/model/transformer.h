@@ -5,6 +5,7 @@
 #include "model/mla.h"
 #include "model/run.h"
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -34,6 +35,12 @@ struct LossSums {
   std::vector<std::int64_t> expert_load;               // [blocks · E] tokens sent to each expert (zero rows for dense layers)
   std::int64_t nonfinite_tiles = 0;                    // of FP8 layers' inputs and gradients: tiles that held a NaN or an infinity
   void reset(const ModelConfig& config);
+  // All of it, for sums over ranks.
+  std::array<std::span<double>, 3> reals() { return {{{&main, 1}, mtp, {&balance, 1}}}; }
+  std::array<std::span<std::int64_t>, 5> counts() {
+    return {{{&main_tokens, 1}, mtp_tokens, mtp_accepted, expert_load, {&nonfinite_tiles, 1}}};
+  }
+  void add(LossSums& other);
 };
 
 class Transformer {

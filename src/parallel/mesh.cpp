@@ -38,9 +38,11 @@ Mesh::Mesh(const Layout& layout) : layout_(layout) {
 
 void Mesh::require_world(int ranks) const {
   if (ranks == world()) return;
-  throw Error(Exit::usage, fmt::format("{} ranks were started and the layout has {}", ranks, world()),
+  throw Error(Exit::usage,
+              fmt::format("the layout has {} ranks and {} started", world(), ranks == 1 ? "one was" : fmt::format("{} were", ranks)),
               fmt::format("parallel.pp = {} × parallel.dp = {}", layout_.pp, layout_.dp),
-              fmt::format("start {} ranks, or set parallel.pp and parallel.dp so that their product is {}", world(), ranks));
+              fmt::format("start {} (--ranks {}, or mpirun -n {}), or set parallel.pp and parallel.dp so that their product is {}", world(),
+                          world(), world(), ranks));
 }
 
 void Mesh::require_experts(int routed_experts) const {

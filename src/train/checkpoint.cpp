@@ -139,7 +139,8 @@ void read_tensors(const std::string& path, const model::ParameterList& list, con
                   fmt::format("tensor '{}' is {} {}, expected {} [{}]", p.name, t->dtype, t->shape_text(), core::name_of(x.dtype),
                               fmt::join(p.shape, ", ")),
                   path, "resume with the precision and optimizer.moments of the run that wrote it");
-    file.read(*t, x.data);
+    const std::int64_t row_bytes = p.cols * core::size_of(x.dtype);
+    file.read(*t, x.data, static_cast<std::uint64_t>(p.first_row * row_bytes), static_cast<std::uint64_t>(p.rows * row_bytes));
   }
 }
 
@@ -196,15 +197,20 @@ Snapshot::Snapshot(const model::ParameterList& list, model::Precision precision,
   take_snapshot(arena_, list, precision, moments, master, m, v);
 }
 
-void Snapshot::copy(const TrainState& state, const kernels::Context& ctx) {
+void Snapshot::send_share(const TrainState& state, parallel::Zero& zero) {
+  for (const model::SlabBuffers* share : {&state.master, &state.m, &state.v}) zero.collect(*share, nullptr);
+}
+
+void Snapshot::copy(const TrainState& state, const kernels::Context& ctx, parallel::Zero* zero) {
   const auto copy_one = [&](const model::SlabBuffers& from, const model::SlabBuffers& to) {
+    if (zero) zero->collect(from, &to);
     for (std::size_t s = 0; s < from.slabs.size(); ++s) {
       if (!to.slabs[s]) continue;
-      if (!std::isfinite(ctx.kernels.sum_squares(ctx, flat(from.slabs[s]))))
+      if (!std::isfinite(ctx.kernels.sum_squares(ctx, flat(zero ? to.slabs[s] : from.slabs[s]))))
         throw Error(Exit::numeric, "a weight or moment is NaN or infinite; no checkpoint is made of it",
                     fmt::format("step {}, {}", state.counters.step, state.list.slabs[s].name),
                     "resume from the last checkpoint with a lower optimizer.lr");
-      std::memcpy(to.slabs[s].data, from.slabs[s].data, static_cast<std::size_t>(from.slabs[s].bytes()));
+      if (!zero) std::memcpy(to.slabs[s].data, from.slabs[s].data, static_cast<std::size_t>(from.slabs[s].bytes()));
     }
   };
   copy_one(state.master, master);
@@ -307,7 +313,7 @@ void compare_models(const json::object& stored, const model::ModelConfig& config
 
 void compare_provenance(const Fields& stored, const Provenance& now, const ResumeOptions& options, const std::string& where) {
   for (const auto& [name, value] : {std::pair{"build", now.build}, {"isa", now.isa}, {"layout", now.layout}})
-    if (stored.text(name) != value)
+    if (stored.text(name) != value && !options.quiet)
       core::warn("the checkpoint was written with {} '{}', this is '{}': going on, not bit for bit", name, stored.text(name), value);
   const json::object& data = stored.raw("data");
   if (data == read_back(now.data)) return;
@@ -315,7 +321,7 @@ void compare_provenance(const Fields& stored, const Provenance& now, const Resum
     throw Error(Exit::bad_input,
                 fmt::format("the training data changed: {} then, {} now", json::serialize(data), json::serialize(now.data)), where,
                 "restore the files, or pass --allow-data-change to go on with the new ones");
-  core::warn("the training data changed since the checkpoint; going on with the new files");
+  if (!options.quiet) core::warn("the training data changed since the checkpoint; going on with the new files");
 }
 
 }  // namespace
@@ -332,12 +338,12 @@ std::string read_checkpoint(const std::string& checkpoint, const CheckpointConte
                 "use the finback that wrote it, or a newer one");
   compare_models(fields.raw("model"), content.config, where);
   compare_provenance(fields.object("provenance"), content.provenance, options, where);
-  if (fields.count("seed") != content.seed)
+  if (fields.count("seed") != content.seed && !options.quiet)
     core::warn("the checkpoint was written with seed {}, this run has {}", fields.count("seed"), content.seed);
   const std::string folder = checkpoint + "/train_state/";
-  read_tensors(folder + "master.safetensors", content.list, state.master);
-  read_tensors(folder + "exp_avg.safetensors", content.list, state.m);
-  read_tensors(folder + "exp_avg_sq.safetensors", content.list, state.v);
+  read_tensors(folder + "master.safetensors", state.owned, state.master);
+  read_tensors(folder + "exp_avg.safetensors", state.owned, state.m);
+  read_tensors(folder + "exp_avg_sq.safetensors", state.owned, state.v);
   state.counters = counters_from(fields.object("counters"));
   return fields.text("run");
 }

@@ -34,7 +34,9 @@ class Snapshot {
   static std::int64_t bytes_needed(const model::ParameterList& list, model::Precision precision, core::DType moments);
 
   // Throws Error(numeric) if a weight or moment is NaN or infinite: no such state is ever kept as good.
-  void copy(const TrainState& state, const kernels::Context& ctx);
+  // Over ranks, rank 0 puts the shares of all together here, and the others call send_share().
+  void copy(const TrainState& state, const kernels::Context& ctx, parallel::Zero* zero = nullptr);
+  static void send_share(const TrainState& state, parallel::Zero& zero);
 
   Counters counters;
   model::SlabBuffers master, m, v;
@@ -76,11 +78,12 @@ std::optional<CheckpointEntry> newest_whole(const std::string& directory);
 
 struct ResumeOptions {
   bool allow_data_change = false;
+  bool quiet = false;  // another rank says what differs
 };
 
-// Fills state (masters, moments, counters; the caller refreshes the compute copy). Throws Error(usage) for another model, listing
-// the fields that differ, Error(bad_input) for changed data or a newer format. Says what else differs from `content` and goes on.
-// Returns the run file that it was written under.
+// Fills state (masters and moments, or this rank's share of them; counters; the caller refreshes the compute copy). Throws Error(usage) for
+// another model, listing the fields that differ, Error(bad_input) for changed data or a newer format. Says what else differs from `content`
+// and goes on. Returns the run file that it was written under.
 std::string read_checkpoint(const std::string& checkpoint, const CheckpointContent& content, const ResumeOptions& options,
                             TrainState& state);
 

@@ -26,9 +26,9 @@ CheckpointWriter::~CheckpointWriter() {
   thread_.join();
 }
 
-void CheckpointWriter::save(const TrainState& state, const kernels::Context& ctx) {
+void CheckpointWriter::save(const TrainState& state, const kernels::Context& ctx, parallel::Zero* zero) {
   wait();
-  snapshot_.copy(state, ctx);
+  snapshot_.copy(state, ctx, zero);
   const std::lock_guard lock(mutex_);
   busy_ = true;
   changed_.notify_all();

@@ -19,7 +19,8 @@ class CheckpointWriter {
   CheckpointWriter(const CheckpointWriter&) = delete;
 
   // Copies the state and returns; waits only while the save before is not finished. Called by the training thread.
-  void save(const TrainState& state, const kernels::Context& ctx);
+  // Over ranks the others call Snapshot::send_share() meanwhile.
+  void save(const TrainState& state, const kernels::Context& ctx, parallel::Zero* zero = nullptr);
 
   // Until the save under way is finished. True if it succeeded (or there was none).
   bool wait();

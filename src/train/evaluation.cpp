@@ -41,12 +41,13 @@ Evaluator::Evaluator(const std::string& path, std::int64_t most_tokens, std::int
   targets_.resize(inputs_.size());
 }
 
-std::optional<Evaluation> Evaluator::run(Trainer& trainer, const std::function<bool()>& stop) {
+std::optional<Evaluation> Evaluator::run(Trainer& trainer, const std::function<bool()>& stop, comm::Communicator* ranks) {
   model::LossSums sums;
   sums.reset(config_);
   Evaluation e;
-  for (std::int64_t first = 0; first < count_; first += sequences_) {
-    if (stop()) return std::nullopt;
+  const std::int64_t step = sequences_ * (ranks ? ranks->size() : 1);
+  for (std::int64_t first = sequences_ * (ranks ? ranks->rank() : 0); first < count_; first += step) {
+    if (!ranks && stop()) return std::nullopt;
     const std::int64_t sequences = std::min(sequences_, count_ - first);
     const auto tokens = static_cast<std::size_t>(sequences * seq_len_);
     const std::span inputs(inputs_.data(), tokens), targets(targets_.data(), tokens);
@@ -59,6 +60,13 @@ std::optional<Evaluation> Evaluator::run(Trainer& trainer, const std::function<b
       e.bytes += bytes_[static_cast<std::size_t>(id)];
       e.characters += characters_[static_cast<std::size_t>(id)];
     }
+  }
+  if (ranks) {
+    for (const std::span<double> x : sums.reals()) ranks->all_reduce(x);
+    for (const std::span<std::int64_t> x : sums.counts()) ranks->all_reduce(x);
+    std::int64_t text[] = {e.bytes, e.characters};
+    ranks->all_reduce(text);
+    e.bytes = text[0], e.characters = text[1];
   }
   e.nats = sums.main;
   e.tokens = sums.main_tokens;

@@ -27,7 +27,8 @@ std::int64_t batch_size(const RunConfig& config, std::int64_t step) {
   const auto& t = config.train;
   if (t.ramp_from == 0 || step >= t.ramp_steps) return t.global_batch;
   const double grown = static_cast<double>(t.global_batch - t.ramp_from) * static_cast<double>(step) / static_cast<double>(t.ramp_steps);
-  return t.ramp_from + static_cast<std::int64_t>(std::floor(grown / static_cast<double>(t.micro_batch) + 0.5)) * t.micro_batch;
+  const std::int64_t least = t.micro_batch * config.parallel.dp;
+  return t.ramp_from + static_cast<std::int64_t>(std::floor(grown / static_cast<double>(least) + 0.5)) * least;
 }
 
 double bias_update_speed(const RunConfig& config, std::int64_t step) {

@@ -14,7 +14,7 @@ namespace finback::train {
 // last_lr over the run's last last_steps.
 double learning_rate(const RunConfig& config, std::int64_t step);
 
-// Sequences of the step: from ramp_from to global_batch, linear in steps, rounded to a multiple of micro_batch.
+// Sequences of the step: from ramp_from to global_batch, linear in steps, rounded to a multiple of micro_batch × dp.
 std::int64_t batch_size(const RunConfig& config, std::int64_t step);
 
 // γ of the gate's bias; 0 from bias_freeze_step on.

@@ -108,7 +108,7 @@ const std::vector<Key>& keys() {
       number("mtp", "late_step", AT(mtp.late_step), -1, many, "-1: never"),
 
       number("parallel", "pp", AT(parallel.pp), 1, 1, "pipeline stages; one process trains whole models so far"),
-      number("parallel", "dp", AT(parallel.dp), 1, 1, "data-parallel ranks; likewise"),
+      number("parallel", "dp", AT(parallel.dp), 1, 1 << 16, "data-parallel ranks: --ranks starts them, or mpirun"),
       number("parallel", "ep", AT(parallel.ep), 1, 1, "expert-parallel ranks; likewise"),
       text("parallel", "schedule", AT(parallel.schedule), "1f1b", "of the pipeline"),
 
@@ -329,11 +329,14 @@ void check_together(const RunConfig& c, const std::string& where, const std::vec
   require(c.data.weights.empty() || std::accumulate(c.data.weights.begin(), c.data.weights.end(), 0.0) > 0, "'data.weights' are all zero",
           where, "give at least one file a weight above 0");
   const auto& t = c.train;
-  require(t.global_batch % t.micro_batch == 0, fmt::format("micro_batch {} does not divide global_batch {}", t.micro_batch, t.global_batch),
-          where, "choose train.micro_batch among the divisors of train.global_batch");
-  require(t.ramp_from % t.micro_batch == 0 && t.ramp_from <= t.global_batch,
-          fmt::format("ramp_from {} is no multiple of micro_batch {} up to global_batch {}", t.ramp_from, t.micro_batch, t.global_batch),
-          where, "choose such a multiple for train.ramp_from, or 0");
+  const std::int64_t least = t.micro_batch * c.parallel.dp;
+  const std::string parts = c.parallel.dp > 1 ? fmt::format("micro_batch {} × dp {}", t.micro_batch, c.parallel.dp)
+                                              : fmt::format("micro_batch {}", t.micro_batch);
+  require(t.global_batch % least == 0, fmt::format("{} does not divide global_batch {}", parts, t.global_batch), where,
+          "choose train.micro_batch among the divisors of train.global_batch / parallel.dp");
+  require(t.ramp_from % least == 0 && t.ramp_from <= t.global_batch,
+          fmt::format("ramp_from {} is no multiple of {} up to global_batch {}", t.ramp_from, parts, t.global_batch), where,
+          "choose such a multiple for train.ramp_from, or 0");
   check_fp8(c, where);
   const auto& o = c.optimizer;
   require(o.min_lr <= o.lr, fmt::format("min_lr {} is above lr {}", o.min_lr, o.lr), where, "lower optimizer.min_lr");

@@ -5,6 +5,7 @@
 #include "core/arena.h"
 #include "model/params.h"
 #include "model/transformer.h"
+#include "parallel/zero.h"
 #include "train/guard.h"
 #include "train/run_config.h"
 
@@ -47,25 +48,35 @@ std::int64_t peak_resident_bytes();  // the most so far
 // copy, in `master`.
 class TrainState {
  public:
-  TrainState(const model::ParameterList& list, const model::Precision& precision, core::DType moments);
+  // zero: over ranks, each of which holds a share of masters and moments; null: one process holds all.
+  TrainState(const model::ParameterList& list, const model::Precision& precision, core::DType moments, parallel::Zero* zero = nullptr);
 
-  static MemoryByKind memory_needed(const model::ParameterList& list, const model::Precision& precision, core::DType moments);
+  static MemoryByKind memory_needed(const model::ParameterList& list, const model::Precision& precision, core::DType moments,
+                                    const parallel::Zero* zero = nullptr);
 
   // Initial values, and the compute copy made from them.
   void initialise(const model::ModelConfig& config, std::uint64_t seed, const kernels::Context& ctx);
-  // weights = round(master), after the masters were written from outside.
+  // weights = round(master), after the masters were written from outside. Over ranks all call it: each rounds its share.
   void refresh_weights(const kernels::Context& ctx);
+  // The rank's own rows of a slab's gradient and of its compute copy.
+  core::Mat own_gradient(std::size_t slab) const { return gradients.slabs[slab].row_range(first_row_[slab], master.slabs[slab].rows); }
+  const model::WeightRows& own_weights(std::size_t slab) const { return own_[slab]; }
   // Whether a slab's compute copy is codes, which no optimiser writes: they are made from the master afterwards.
   bool has_codes(std::size_t slab) const { return weights.slabs[slab].dtype == core::DType::e4m3; }
-  void refresh_codes(const kernels::Context& ctx);
+  // After the optimiser's step: makes the codes, and gives each rank's share of the compute copy to all.
+  void complete_weights(const kernels::Context& ctx);
 
-  const model::ParameterList& list;
+  const model::ParameterList& list;  // of the gradients and the compute copy
+  const model::ParameterList owned;  // of masters and moments: the rank's share, or the same
   Counters counters;
   model::SlabBuffers master, m, v, gradients, weights;
   std::int64_t nonfinite_blocks = 0;  // of the compute copy's FP8 blocks: those that hold a NaN or an infinity
 
  private:
   const model::Precision precision_;
+  parallel::Zero* const zero_;
+  std::vector<std::int64_t> first_row_;  // [slabs]
+  std::vector<model::WeightRows> own_;   // [slabs] of the compute copy: what the rank's masters become
   core::Arena master_arena_, moments_arena_, gradients_arena_, weights_arena_;
 };
 

@@ -27,8 +27,22 @@ bool has_mtp(const RunConfig& run, const model::ModelConfig& config, std::int64_
   return config.num_nextn_predict_layers > 0 && mtp_loss_weight(run, step) > 0;
 }
 
-std::int64_t batch_bytes(const RunConfig& run) {
-  return 2 * run.train.global_batch * run.data.seq_len * static_cast<std::int64_t>(sizeof(std::int32_t));
+// Sequences that this process takes of the largest batch.
+std::int64_t most_sequences(const RunConfig& run, const parallel::Zero* zero) {
+  return run.train.global_batch / (zero ? zero->ranks().size() : 1);
+}
+
+std::int64_t batch_bytes(const RunConfig& run, const parallel::Zero* zero) {
+  return 2 * most_sequences(run, zero) * run.data.seq_len * static_cast<std::int64_t>(sizeof(std::int32_t));
+}
+
+// Of one rank, beside the sum over those before it.
+bool takes_rank_gradients(const RunConfig& run, const parallel::Zero* zero) { return !zero && run.parallel.dp > 1; }
+std::int64_t rank_gradient_bytes(const RunConfig& run, const model::ParameterList& list, const parallel::Zero* zero) {
+  if (!takes_rank_gradients(run, zero)) return 0;
+  core::Arena count = core::Arena::counting();
+  model::take_slabs(count, list, precision_of(run).accumulator, /*trained_only=*/true);
+  return count.high_water();
 }
 
 void zero(core::Team& team, const model::SlabBuffers& buffers) {
@@ -48,43 +62,55 @@ double bytes_of(const model::SlabBuffers& buffers) {
   return sum;
 }
 
+std::int64_t block_rows(std::int64_t rows) { return (rows + parallel::kBlockRows - 1) / parallel::kBlockRows; }
+
 double mean(double sum, std::int64_t n) { return n > 0 ? sum / static_cast<double>(n) : 0; }
 
 }  // namespace
 
-MemoryByKind Trainer::memory_needed(const RunConfig& run, const model::ModelConfig& config, const model::ParameterList& list, int threads) {
-  MemoryByKind need = TrainState::memory_needed(list, precision_of(run), moments_of(run));
+MemoryByKind Trainer::memory_needed(const RunConfig& run, const model::ModelConfig& config, const model::ParameterList& list, int threads,
+                                    const parallel::Zero* zero) {
+  MemoryByKind need = TrainState::memory_needed(list, precision_of(run), moments_of(run), zero);
+  need.gradients += in_pages(rank_gradient_bytes(run, list, zero));
   const auto transformer = model::Transformer::memory_needed(config, options_of(run));
   need.activations = in_pages(transformer.activations);
   need.work = in_pages(transformer.recomputed) + in_pages(transformer.work) + in_pages(transformer.tiles) +
               in_pages(kernels::scratch_bytes(threads));
-  need.batch = in_pages(batch_bytes(run));
+  need.batch = in_pages(batch_bytes(run, zero));
   return need;
 }
 
 Trainer::Trainer(const RunConfig& run, const model::ModelConfig& config, const model::ParameterList& list, core::Team& team,
-                 const kernels::Table& kernels, TokenSource tokens, core::Spans* spans)
+                 const kernels::Table& kernels, TokenSource tokens, core::Spans* spans, parallel::Zero* zero)
     : run_(run),
       config_(config),
       team_(team),
       kernels_(kernels),
       source_(std::move(tokens)),
       spans_(spans),
-      state_(list, precision_of(run), moments_of(run)),
+      zero_(zero),
+      state_(list, precision_of(run), moments_of(run), zero),
       transformer_(config, list, options_of(run)),
       scratch_("scratch", kernels::scratch_bytes(team.threads())),
-      batch_arena_("batch", batch_bytes(run) + 128) {
-  const std::int64_t most = run.train.global_batch * run.data.seq_len;
+      batch_arena_("batch", batch_bytes(run, zero) + 128),
+      gradients_arena_("gradients of a rank", rank_gradient_bytes(run, list, zero)) {
+  const std::int64_t most = most_sequences(run, zero) * run.data.seq_len;
   inputs_ = {batch_arena_.take_array<std::int32_t>(most), static_cast<std::size_t>(most)};
   targets_ = {batch_arena_.take_array<std::int32_t>(most), static_cast<std::size_t>(most)};
   sums_.reset(config_);
+  rank_sums_.reset(config_);
+  if (takes_rank_gradients(run, zero))
+    rank_gradients_ = model::take_slabs(gradients_arena_, list, precision_of(run).accumulator, /*trained_only=*/true);
+  std::int64_t blocks = 0;
+  for (const model::Parameter& p : list.parameters) blocks += block_rows(p.rows);
+  squares_.resize(static_cast<std::size_t>(blocks));
   if (run.fp8.accumulate_bits != 0 && kernels.name != kernels::reference().name)
     throw core::Error(core::Exit::usage, fmt::format("sums of {} bits on the {} kernels", run.fp8.accumulate_bits, kernels.name),
                       "fp8.accumulate_bits", "set it to 0, or run with FINBACK_ISA=reference, which emulates them slowly");
 }
 
 MemoryByKind Trainer::memory() const {
-  MemoryByKind now = memory_needed(run_, config_, state_.list, team_.threads());
+  MemoryByKind now = memory_needed(run_, config_, state_.list, team_.threads(), zero_);
   now.work += in_pages(scratch_.high_water()) - in_pages(scratch_.capacity());
   return now;
 }
@@ -94,10 +120,12 @@ StepReport Trainer::step() {
   Counters& counters = state_.counters;
   const std::int64_t step = counters.step;
   const std::int64_t sequences = batch_size(run_, step);
-  const auto tokens = static_cast<std::size_t>(sequences * run_.data.seq_len);
+  const std::int64_t sequences_here = sequences / (zero_ ? zero_->ranks().size() : 1);
   {
     const core::SpanScope batch(spans_, "batch");
-    source_(counters.sequences, inputs_.first(tokens), targets_.first(tokens));
+    const auto tokens_here = static_cast<std::size_t>(sequences_here * run_.data.seq_len);
+    const std::int64_t first = counters.sequences + (zero_ ? zero_->ranks().rank() * sequences_here : 0);
+    source_(first, inputs_.first(tokens_here), targets_.first(tokens_here));
   }
 
   StepReport report;
@@ -108,11 +136,11 @@ StepReport Trainer::step() {
     compute_gradients(sequences);
     report.grad_norm = gradient_norm();
     report.recomputed = true;
-    report.suspected_corruption = fingerprint() != first;
+    report.suspected_corruption = sum_over_ranks(fingerprint() != first) > 0;
   }
   report.step = step + 1;
   report.sequences = sequences;
-  report.tokens = static_cast<std::int64_t>(tokens);
+  report.tokens = sequences * run_.data.seq_len;
   report.loss = mean(sums_.main, sums_.main_tokens);
   report.learning_rate = learning_rate(run_, step);
   for (std::size_t d = 0; d < sums_.mtp.size(); ++d)
@@ -149,11 +177,14 @@ void Trainer::describe_experts(StepReport& report) const {
   report.balance_loss = mean(sums_.balance, layers * report.sequences);
 }
 
-// gradients and sums_ of the step's whole batch; micro-batches are added in order.
+// gradients and sums_ of the step's whole batch. Each rank has as many sequences, in order; a rank's micro-batches are added in order, then
+// the ranks. Over ranks a rank's own rows of the gradients are the sum, and of sums_ all is.
 void Trainer::compute_gradients(std::int64_t sequences) {
-  const std::int64_t step = state_.counters.step, seq_len = run_.data.seq_len;
-  const std::int64_t tokens = sequences * seq_len;
-  const auto scored = std::count_if(targets_.begin(), targets_.begin() + tokens, [](std::int32_t t) { return t >= 0; });
+  const std::int64_t step = state_.counters.step, ranks = run_.parallel.dp, sequences_a_rank = sequences / ranks;
+  const auto tokens_a_rank = static_cast<std::size_t>(sequences_a_rank * run_.data.seq_len);
+  const std::size_t ranks_here = zero_ ? 1 : static_cast<std::size_t>(ranks);
+  const auto targets = targets_.first(ranks_here * tokens_a_rank);
+  const std::int64_t scored = sum_over_ranks(std::count_if(targets.begin(), targets.end(), [](std::int32_t t) { return t >= 0; }));
   const double per_token = scored > 0 ? 1 / static_cast<double>(scored) : 0;
   const bool with_mtp = has_mtp(run_, config_, step);
   model::LossWeights scale;
@@ -161,27 +192,62 @@ void Trainer::compute_gradients(std::int64_t sequences) {
   if (with_mtp) scale.mtp = mtp_loss_weight(run_, step) * per_token / static_cast<double>(config_.num_nextn_predict_layers);
   scale.sequence_balance = run_.moe.sequence_balance_alpha / static_cast<double>(sequences);
 
-  {
-    const core::SpanScope span(spans_, "zero_gradients", -1, {.written = bytes_of(state_.gradients)});
-    zero(team_, state_.gradients);
-  }
-  sums_.reset(config_);
   const kernels::Context ctx = context();
-  for (std::int64_t first = 0; first < sequences; first += run_.train.micro_batch) {
-    const auto begin = static_cast<std::size_t>(first * seq_len), count = static_cast<std::size_t>(run_.train.micro_batch * seq_len);
-    const model::MicroBatch batch{run_.train.micro_batch, seq_len, inputs_.subspan(begin, count), targets_.subspan(begin, count)};
-    transformer_.forward_backward(ctx, state_.weights, batch, scale, with_mtp, &state_.gradients, sums_);
+  for (std::size_t r = 0; r < ranks_here; ++r) {
+    const model::SlabBuffers& gradients = r == 0 ? state_.gradients : rank_gradients_;
+    model::LossSums& sums = r == 0 ? sums_ : rank_sums_;
+    {
+      const core::SpanScope span(spans_, "zero_gradients", -1, {.written = bytes_of(gradients)});
+      zero(team_, gradients);
+    }
+    sums.reset(config_);
+    const auto tokens_a_batch = static_cast<std::size_t>(run_.train.micro_batch * run_.data.seq_len);
+    for (std::size_t at = r * tokens_a_rank; at < (r + 1) * tokens_a_rank; at += tokens_a_batch) {
+      const model::MicroBatch batch{run_.train.micro_batch, run_.data.seq_len, inputs_.subspan(at, tokens_a_batch),
+                                    targets_.subspan(at, tokens_a_batch)};
+      transformer_.forward_backward(ctx, state_.weights, batch, scale, with_mtp, &gradients, sums);
+    }
+    if (r == 0) continue;
+    for (std::size_t s = 0; s < gradients.slabs.size(); ++s)
+      if (const core::Mat& g = state_.gradients.slabs[s]) kernels_.add(ctx, flat(g), flat(gradients.slabs[s]), flat(g));
+    sums_.add(rank_sums_);
   }
+  if (!zero_) return;
+  const core::SpanScope span(spans_, "sum_gradients");
+  zero_->sum_gradients(state_.gradients);
+  for (const std::span<double> x : sums_.reals()) zero_->ranks().all_reduce(x);
+  for (const std::span<std::int64_t> x : sums_.counts()) zero_->ranks().all_reduce(x);
 }
 
-// Summed tensor by tensor in the order of the checkpoint, so that the norm does not depend on how tensors are stacked in slabs.
+std::int64_t Trainer::sum_over_ranks(std::int64_t x) const {
+  if (zero_) zero_->ranks().all_reduce(std::span(&x, 1));
+  return x;
+}
+
+// Summed block row by block row, tensor by tensor in the order of the checkpoint, so that the norm does not depend on how tensors are
+// stacked in slabs or spread over ranks.
 double Trainer::gradient_norm() {
   const core::SpanScope span(spans_, "gradient_norm");
   const kernels::Context ctx = context();
+  std::fill(squares_.begin(), squares_.end(), 0);
+  const auto& owned = state_.owned.parameters;
+  std::size_t block = 0, next = 0;  // of all parameters; of owned
+  for (const model::Parameter& p : state_.list.parameters) {
+    if (next < owned.size() && owned[next].name == p.name) {
+      const model::Parameter& piece = owned[next++];
+      const auto s = static_cast<std::size_t>(p.slab);
+      if (state_.gradients.slabs[s]) {
+        const core::Mat g = state_.own_gradient(s).row_range(piece.row, piece.rows);
+        for (std::int64_t row = 0; row < piece.rows; row += parallel::kBlockRows)
+          squares_[block + static_cast<std::size_t>(block_rows(piece.first_row + row))] =
+              kernels_.sum_squares(ctx, flat(g.row_range(row, std::min(parallel::kBlockRows, piece.rows - row))));
+      }
+    }
+    block += static_cast<std::size_t>(block_rows(p.rows));
+  }
+  if (zero_) zero_->ranks().all_reduce(squares_);
   double total = 0;
-  for (const model::Parameter& p : state_.list.parameters)
-    if (const core::Mat& slab = state_.gradients.slabs[static_cast<std::size_t>(p.slab)])
-      total += ctx.kernels.sum_squares(ctx, flat(slab.row_range(p.row, p.rows)));
+  for (const double x : squares_) total += x;
   return std::sqrt(total);
 }
 
@@ -195,11 +261,12 @@ void Trainer::update_weights(double scale) {
   for (std::size_t s = 0; s < state_.list.slabs.size(); ++s) {
     if (!state_.gradients.slabs[s]) continue;
     options.weight_decay = state_.list.slabs[s].weight_decay ? o.weight_decay : 0;
-    const core::Mat rounded = state_.has_codes(s) ? state_.master.slabs[s] : state_.weights.slabs[s];
-    ctx.kernels.adamw(ctx, flat(state_.gradients.slabs[s]), options, flat(state_.master.slabs[s]), flat(state_.m.slabs[s]),
+    if (state_.master.slabs[s].rows == 0) continue;
+    const core::Mat rounded = state_.has_codes(s) ? state_.master.slabs[s] : state_.own_weights(s).numbers;
+    ctx.kernels.adamw(ctx, flat(state_.own_gradient(s)), options, flat(state_.master.slabs[s]), flat(state_.m.slabs[s]),
                       flat(state_.v.slabs[s]), flat(rounded));
   }
-  state_.refresh_codes(ctx);
+  state_.complete_weights(ctx);
 }
 
 void Trainer::update_biases() {

@@ -39,12 +39,14 @@ struct StepReport {
 class Trainer {
  public:
   // Takes all memory. `tokens` is kept. `spans` records steps and their parts, down to kernels where `kernels` is a traced table.
-  // Throws Error(usage) for what `kernels` cannot do.
+  // zero: this is one of the parallel.dp ranks, which all call step() together. Null: one process, which forms its sums as that many ranks
+  // would. Throws Error(usage) for what `kernels` cannot do.
   Trainer(const RunConfig& run, const model::ModelConfig& config, const model::ParameterList& list, core::Team& team,
-          const kernels::Table& kernels, TokenSource tokens, core::Spans* spans = nullptr);
+          const kernels::Table& kernels, TokenSource tokens, core::Spans* spans = nullptr, parallel::Zero* zero = nullptr);
 
   // Computed from shapes alone, before anything is reserved; without the snapshot. The kernels' scratch counts as reserved.
-  static MemoryByKind memory_needed(const RunConfig& run, const model::ModelConfig& config, const model::ParameterList& list, int threads);
+  static MemoryByKind memory_needed(const RunConfig& run, const model::ModelConfig& config, const model::ParameterList& list, int threads,
+                                    const parallel::Zero* zero = nullptr);
 
   // The same with the scratch as used so far: what is resident after a step.
   MemoryByKind memory() const;
@@ -59,6 +61,7 @@ class Trainer {
 
  private:
   void compute_gradients(std::int64_t sequences);
+  std::int64_t sum_over_ranks(std::int64_t x) const;
   double gradient_norm();
   bool finite(const StepReport& report) const;
   void update_weights(double scale);
@@ -73,11 +76,15 @@ class Trainer {
   const kernels::Table& kernels_;
   TokenSource source_;
   core::Spans* spans_;
+  parallel::Zero* const zero_;
   TrainState state_;
   model::Transformer transformer_;
-  core::Arena scratch_, batch_arena_;
+  core::Arena scratch_, batch_arena_, gradients_arena_;
   std::span<std::int32_t> inputs_, targets_;  // of the largest step
   model::LossSums sums_;
+  model::SlabBuffers rank_gradients_;  // of one rank after the other, where one process stands for several
+  model::LossSums rank_sums_;
+  std::vector<double> squares_;  // of each block row of each parameter
 };
 
 }  // namespace finback::train

@@ -48,7 +48,7 @@ SlabBuffers rounded_weights(const ModelConfig& config, const ParameterList& list
   for (std::size_t s = 0; s < list.slabs.size(); ++s) {
     ctx.kernels.convert(ctx, master.slabs[s], narrow.slabs[s]);
     ctx.kernels.convert(ctx, narrow.slabs[s], master.slabs[s]);
-    EXPECT_EQ(round_weights(ctx, master.slabs[s], precision, s, out), 0);
+    EXPECT_EQ(round_weights(ctx, master.slabs[s], precision, weight_rows(out, s, 0, out.slabs[s].rows)), 0);
   }
   return out;
 }

@@ -77,7 +77,7 @@ struct Layer {
     const SlabBuffers weights{
         {codes}, {memory.take_mat(DType::f32, groups() * kernels::row_tiles(rows(), parts), kernels::tiles_of(cols))}, {parts}};
     const SlabBuffers gradients{{coded.dw}, {}, {}};
-    EXPECT_EQ(round_weights(ctx, w, precision, 0, weights), 0);
+    EXPECT_EQ(round_weights(ctx, w, precision, weight_rows(weights, 0, 0, w.rows)), 0);
     const Run run = run_of(weights, gradients, fp8);
     const LinearInput input{x, take_codes(memory, DType::e4m3, x.rows, cols)};
     quantise(run, input);

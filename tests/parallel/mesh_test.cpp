@@ -100,7 +100,7 @@ TEST(Mesh, RefusalsNameTheKeysAndARemedy) {
   refuses([] { Mesh({.pp = 2, .dp = 6, .ep = 6, .ranks_per_node = 4}); }, {"parallel.ep = 6", "4 ranks a node"});
   const Mesh mesh({.pp = 2, .dp = 4, .ep = 4});
   EXPECT_NO_THROW(mesh.require_world(8));
-  refuses([&] { mesh.require_world(6); }, {"6 ranks were started", "parallel.pp = 2 × parallel.dp = 4", "start 8 ranks"});
+  refuses([&] { mesh.require_world(6); }, {"has 8 ranks and 6 were started", "parallel.pp = 2 × parallel.dp = 4", "start 8 (--ranks 8"});
   EXPECT_NO_THROW(mesh.require_experts(64));
   refuses([&] { mesh.require_experts(6); }, {"parallel.ep = 4", "divisor of n_routed_experts"});
   refuses([&] { mesh.require_experts(0); }, {"no experts", "parallel.ep to 1"});

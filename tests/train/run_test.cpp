@@ -2,6 +2,7 @@
 // checkpoint held.
 #include "train/run.h"
 
+#include "comm/threads.h"
 #include "core/file.h"
 #include "core/json.h"
 #include "core/rng.h"
@@ -195,6 +196,34 @@ TEST_F(RunTest, AStoppedRunGoesOnWithTheSameBits) {
     }
     EXPECT_EQ(state_bytes("stopped"), whole) << signal;
   }
+}
+
+// Over ranks a run gives the bits of one process told their layout, and goes on from its own checkpoint with the same bits.
+TEST_F(RunTest, RanksSaveAndResumeAsOneProcessWould) {
+  const auto over_ranks = [&](const RunConfig& c, RunOptions options) {
+    comm::run_threads(2, {.timeout = 60}, [&](comm::Communicator& ranks) {
+      RunOptions mine = options;
+      mine.ranks = &ranks;
+      EXPECT_EQ(run_training(c, mine), core::Exit::done);
+    });
+  };
+  EXPECT_EQ(run_training(config("one", {"parallel.dp=2"}), {.as_layout = true}), core::Exit::done);
+  const RunConfig two = config("two", {"parallel.dp=2"});
+  over_ranks(two, {});
+  EXPECT_TRUE(state_bytes("two") == state_bytes("one"));
+  const auto summary = [&](const std::string& run) { return core::read_json_file(folder_ + "/" + run + "/summary.json").as_object(); };
+  EXPECT_EQ(summary("two").at("loss_bits"), summary("one").at("loss_bits"));
+  EXPECT_NEAR(summary("two").at("val_nats_per_token").as_double(), summary("one").at("val_nats_per_token").as_double(), 1e-12);
+
+  fs::remove_all(checkpoints("two") + "/step-00000012");
+  over_ranks(two, {.resume = true});
+  EXPECT_TRUE(state_bytes("two") == state_bytes("one"));
+
+  // Another layout is another tree of sums, from the same state.
+  fs::remove_all(checkpoints("two") + "/step-00000012");
+  EXPECT_EQ(run_training(config("two"), {.resume = true}), core::Exit::done);
+  EXPECT_EQ(newest_whole(checkpoints("two"))->step, 12);
+  EXPECT_THROW(run_training(two, {.resume = true}), core::Error);  // one process is not two ranks
 }
 
 TEST_F(RunTest, ASecondSignalEndsAtOnce) {

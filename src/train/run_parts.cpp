@@ -1,0 +1,174 @@
+#include "train/run_parts.h"
+
+#include "comm/handshake.h"
+#include "core/json.h"
+#include "core/machine.h"
+#include "parallel/mesh.h"
+
+#include <xxhash.h>
+
+#include <cstring>
+
+namespace finback::train {
+
+using core::Error;
+using core::Exit;
+
+namespace {
+
+int ranks_of(const RunOptions& options) { return options.ranks ? options.ranks->size() : 1; }
+
+// Of each rank; without train.threads they share the machine's cores.
+int threads_of(const RunConfig& run, const RunOptions& options) {
+  return run.train.threads > 0 ? static_cast<int>(run.train.threads) : std::max(1, core::this_machine().cores / ranks_of(options));
+}
+
+text::Tokenizer load_tokenizer(const RunConfig& run, const model::ModelConfig& config) {
+  text::Tokenizer tokenizer = text::Tokenizer::load(run.data.tokenizer);
+  if (tokenizer.vocab_size() > config.vocab_size)
+    throw Error(Exit::usage, fmt::format("the tokenizer has {} ids, vocab_size is {}", tokenizer.vocab_size(), config.vocab_size),
+                run.model.config, "use the tokenizer that the model is made for");
+  return tokenizer;
+}
+
+data::Stream open_data(const RunConfig& run, const model::ModelConfig& config, const text::Tokenizer& tokenizer) {
+  data::StreamOptions o;
+  o.seq_len = run.data.seq_len;
+  o.vocab_size = config.vocab_size;
+  o.seed = static_cast<std::uint64_t>(run.train.seed);
+  o.eos_id = static_cast<std::int32_t>(config.eos_token_id);
+  o.fim_rate = run.data.fim_rate;
+  if (const auto fim = tokenizer.fim()) o.fim = {fim->begin, fim->hole, fim->end};
+  o.token_split_rate = run.data.token_split_rate;
+  if (o.token_split_rate > 0) o.splits = data::SplitTable(tokenizer.vocabulary().tokens);
+  return {run.data.train, run.data.weights, std::move(o)};
+}
+
+// What the sums of a step depend on.
+std::string layout_of(const RunConfig& run) {
+  if (run.parallel.dp == 1) return fmt::format("one process, micro_batch {}", run.train.micro_batch);
+  return fmt::format("dp {}, micro_batch {}", run.parallel.dp, run.train.micro_batch);
+}
+
+Provenance provenance_of(const RunConfig& run, const RunOptions& options, data::Stream& stream) {
+  Provenance p{options.build, std::string(kernels::best().name), layout_of(run), {}};
+  std::int64_t tokens = 0;
+  for (const data::Source& s : stream.sources()) tokens += s.file().tokens();
+  p.data = {{"tokens", tokens}, {"fingerprint", stream.fingerprint()}};
+  return p;
+}
+
+// auto: what the layers compute with.
+core::DType weights_type(const RunConfig& run) {
+  const std::string& name = run.checkpoint.dtype == "auto" ? run.train.precision : run.checkpoint.dtype;
+  return name == "fp8" ? core::DType::e4m3 : name == "bf16" ? core::DType::bf16 : core::DType::f32;
+}
+
+std::unique_ptr<parallel::Zero> join(const RunConfig& run, const RunOptions& options, const model::ParameterList& list) {
+  const parallel::Mesh mesh(
+      {.pp = static_cast<int>(run.parallel.pp), .dp = static_cast<int>(run.parallel.dp), .ep = static_cast<int>(run.parallel.ep)});
+  if (!options.as_layout) mesh.require_world(ranks_of(options));
+  return options.ranks ? std::make_unique<parallel::Zero>(*options.ranks, list) : nullptr;
+}
+
+std::unique_ptr<RunLock> take_lock(const RunConfig& run, const RunOptions& options) {
+  return options.ranks && options.ranks->rank() > 0 ? nullptr : std::make_unique<RunLock>(run.output.dir);
+}
+
+std::uint64_t hash_of(std::string_view text, std::uint64_t seed = 0) { return XXH3_64bits_withSeed(text.data(), text.size(), seed); }
+std::uint64_t hash_of(const text::Tokenizer& tokenizer) {
+  std::uint64_t hash = 0;
+  for (const std::string& token : tokenizer.vocabulary().tokens) hash = hash_of(token, hash);
+  return hash;
+}
+
+void compare_ranks(const RunParts& parts) {
+  const Provenance& p = parts.content.provenance;
+  const comm::Field fields[] = {comm::this_build(),
+                                {"instruction-set path", p.isa},
+                                {"run file", fmt::format("{:016x}", hash_of(to_toml(parts.run)))},
+                                {"model", fmt::format("{:016x}", hash_of(core::pretty_json(model::to_json(parts.config))))},
+                                {"tokenizer", fmt::format("{:016x}", hash_of(parts.tokenizer))},
+                                {"training data", core::pretty_json(p.data)}};
+  comm::handshake(*parts.ranks(), fields);
+}
+
+}  // namespace
+
+core::DType moments_of(const RunConfig& run) { return run.optimizer.moments == "bf16" ? core::DType::bf16 : core::DType::f32; }
+
+std::int64_t snapshot_bytes(const RunConfig& run, const model::ParameterList& list) {
+  return in_pages(Snapshot::bytes_needed(list, precision_of(run), moments_of(run)));
+}
+
+MemoryByKind memory_of(const RunConfig& run, const model::ModelConfig& config, const model::ParameterList& list, const RunOptions& options,
+                       const parallel::Zero* zero) {
+  MemoryByKind need = Trainer::memory_needed(run, config, list, threads_of(run, options), zero);
+  need.snapshot = snapshot_bytes(run, list);
+  need.program = resident_bytes();
+  return need;
+}
+
+void check_memory(const MemoryByKind& need, const RunConfig& run, const RunOptions& options) {
+  const std::int64_t available = core::this_machine().available_bytes;
+  const std::int64_t total = need.snapshot + (need.total() - need.snapshot) * ranks_of(options);
+  if (available > 0 && total > available)
+    throw Error(Exit::usage,
+                fmt::format("the run needs {:.2f} GiB of memory, {:.2f} GiB are available", static_cast<double>(total) / (1 << 30),
+                            static_cast<double>(available) / (1 << 30)),
+                run.model.config, "lower train.micro_batch or data.seq_len, or train a smaller model (--check shows the memory by kind)");
+}
+
+RunParts::RunParts(const RunConfig& r, const RunOptions& o)
+    : run(r),
+      options(o),
+      config(model::read_config(run.model.config)),
+      list(model::list_parameters(config)),
+      zero(join(run, options, list)),
+      lock((check_memory(memory_of(run, config, list, options, zero.get()), run, options), take_lock(run, options))),
+      tokenizer(load_tokenizer(run, config)),
+      stream(open_data(run, config, tokenizer)),
+      memory(memory_of(run, config, list, options, zero.get())),
+      team(threads_of(run, options)),
+      traced(kernels::best()),
+      trainer(
+          run, config, list, team, options.spans ? traced : kernels::best(),
+          [this](std::int64_t begin, std::span<std::int32_t> inputs, std::span<std::int32_t> targets) {
+            stream.fill(begin, inputs, targets);
+          },
+          options.spans, zero.get()),
+      content{config,
+              list,
+              weights_type(run),
+              run.data.tokenizer,
+              to_toml(run),
+              run.train.seed,
+              provenance_of(run, options, stream),
+              run.fp8.power_of_two_scales} {
+  if (!run.data.valid.empty())
+    evaluator = std::make_unique<Evaluator>(run.data.valid, run.eval.tokens, run.data.seq_len, run.train.micro_batch, config, tokenizer);
+  if (ranks()) compare_ranks(*this);
+}
+
+std::string RunParts::restore(const std::string& checkpoint) {
+  const std::string before =
+      read_checkpoint(checkpoint, content, {.allow_data_change = options.allow_data_change, .quiet = !first()}, trainer.state());
+  trainer.state().refresh_weights(trainer.context());
+  return before;
+}
+
+void give_order(RunParts& parts, Order::Kind kind, const std::string& path) {
+  if (!parts.ranks()) return;
+  Order order{.kind = kind, .counters = parts.trainer.state().counters};
+  FB_CHECK(path.size() < sizeof order.path, "a path of {} bytes", path.size());
+  std::memcpy(order.path, path.data(), path.size());
+  parts.ranks()->broadcast(0, std::as_writable_bytes(std::span(&order, 1)));
+}
+
+Order take_order(RunParts& parts) {
+  Order order;
+  parts.ranks()->broadcast(0, std::as_writable_bytes(std::span(&order, 1)));
+  return order;
+}
+
+}  // namespace finback::train

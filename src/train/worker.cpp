@@ -1,0 +1,36 @@
+#include "train/worker.h"
+
+#include "train/run_parts.h"
+
+namespace finback::train {
+
+void run_worker(const RunConfig& run, const RunOptions& options) {
+  RunParts parts(run, options);
+  TrainState& state = parts.trainer.state();
+  for (;;) {
+    const Order order = take_order(parts);
+    switch (order.kind) {
+      case Order::initialise:
+        state.initialise(parts.config, static_cast<std::uint64_t>(run.train.seed), parts.trainer.context());
+        break;
+      case Order::restore:
+        parts.restore(order.path);
+        break;
+      case Order::step:
+        state.counters = order.counters;
+        parts.trainer.step();
+        break;
+      case Order::evaluate:
+        parts.evaluator->run(
+            parts.trainer, [] { return false; }, parts.ranks());
+        break;
+      case Order::save:
+        Snapshot::send_share(state, *parts.zero);
+        break;
+      case Order::end:
+        return;
+    }
+  }
+}
+
+}  // namespace finback::train

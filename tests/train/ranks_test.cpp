@@ -1,0 +1,125 @@
+// Data-parallel ranks under ZeRO-1 give the bits of one process that forms its sums as they do.
+#include "train/trainer.h"
+
+#include "comm/threads.h"
+#include "core/rng.h"
+#include "tests/train/tiny_model.h"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+
+namespace finback::train {
+namespace {
+
+constexpr std::int64_t kSeqLen = 12;
+constexpr int kSteps = 3;
+
+RunConfig run_over(int ranks, const std::string& precision) {
+  RunConfig run;
+  run.data.seq_len = kSeqLen;
+  run.train.steps = 40;
+  run.train.precision = precision;
+  run.train.activation_storage = precision == "fp8" ? "paper" : "bf16";
+  run.train.micro_batch = 2, run.train.global_batch = 4 * run.train.micro_batch * ranks;
+  run.optimizer.lr = 1e-2, run.optimizer.min_lr = 1e-3, run.optimizer.warmup_steps = 4;
+  run.parallel.dp = ranks;
+  return run;
+}
+
+// Big enough that slabs have several block rows, of FP8's 128 and of parts that 128 does not divide.
+model::ModelConfig wide_model() {
+  model::ModelConfig m = tiny_model();
+  m.vocab_size = 400;
+  m.intermediate_size = 200;
+  m.moe_intermediate_size = 72;
+  return m;
+}
+
+void fill_tokens(std::int64_t first, std::span<std::int32_t> inputs, std::span<std::int32_t> targets) {
+  const core::Rng rng(5, core::Stream::test);
+  const auto token = [&](std::uint64_t i) { return static_cast<std::int32_t>(rng.below(i, 400)); };
+  for (std::size_t i = 0; i < inputs.size(); ++i) {
+    const std::uint64_t at = static_cast<std::uint64_t>(first * kSeqLen) + i;
+    inputs[i] = token(at);
+    targets[i] = rng.uniform(at) < 0.1 ? -1 : token(at + 1);
+  }
+}
+
+// What a run comes to: the steps' numbers and, put together, every weight and moment.
+struct Outcome {
+  std::vector<double> numbers;
+  std::string weights, state;
+  std::int64_t owned_bytes = 0;
+};
+
+std::string bytes_of(const std::vector<core::Mat>& slabs) {
+  std::string all;
+  for (const core::Mat& x : slabs)
+    if (x) all.append(static_cast<const char*>(x.data), static_cast<std::size_t>(x.bytes()));
+  return all;
+}
+
+Outcome train(const RunConfig& run, const model::ModelConfig& model, comm::Communicator* ranks) {
+  const model::ParameterList list = model::list_parameters(model);
+  core::Team team(1);
+  std::optional<parallel::Zero> zero;
+  if (ranks) zero.emplace(*ranks, list);
+  Trainer trainer(run, model, list, team, kernels::best(), fill_tokens, nullptr, zero ? &*zero : nullptr);
+  trainer.state().initialise(model, 1, trainer.context());
+  Outcome out;
+  for (int i = 0; i < kSteps; ++i) {
+    const StepReport r = trainer.step();
+    EXPECT_EQ(r.outcome, StepOutcome::updated);
+    out.numbers.insert(out.numbers.end(), {r.loss, r.mtp_loss, r.mtp_acceptance, r.balance_loss, r.grad_norm, r.imbalance,
+                                           static_cast<double>(r.tokens), static_cast<double>(r.nonfinite_tiles)});
+  }
+  TrainState& state = trainer.state();
+  out.weights = bytes_of(state.weights.slabs) + bytes_of(state.weights.scales);
+  for (const model::SlabBuffers* share : {&state.master, &state.m, &state.v}) {
+    out.owned_bytes += static_cast<std::int64_t>(bytes_of(share->slabs).size());
+    if (!zero) {
+      out.state += bytes_of(share->slabs);
+      continue;
+    }
+    core::Arena arena("whole", 64 << 20);
+    const core::DType type = share == &state.master ? core::DType::f32 : core::DType::bf16;
+    const model::SlabBuffers whole = model::take_slabs(arena, list, type, /*trained_only=*/share != &state.master);
+    zero->collect(*share, ranks->rank() == 0 ? &whole : nullptr);
+    if (ranks->rank() == 0) out.state += bytes_of(whole.slabs);
+  }
+  return out;
+}
+
+TEST(Ranks, GiveTheBitsOfOneProcessToldTheirSums) {
+  const model::ModelConfig model = wide_model();
+  for (const auto& [precision, n] : {std::pair{"fp32", 2}, {"bf16", 3}, {"fp8", 2}}) {
+    const RunConfig run = run_over(n, precision);
+    const Outcome one = train(run, model, nullptr);
+    std::vector<Outcome> each(static_cast<std::size_t>(n));
+    comm::run_threads(n, {.timeout = 60},
+                      [&](comm::Communicator& ranks) { each[static_cast<std::size_t>(ranks.rank())] = train(run, model, &ranks); });
+    std::int64_t owned = 0;
+    for (const Outcome& rank : each) {
+      EXPECT_EQ(rank.numbers, one.numbers) << precision;
+      EXPECT_TRUE(rank.weights == one.weights) << precision;
+      owned += rank.owned_bytes;
+    }
+    EXPECT_TRUE(each[0].state == one.state) << precision;
+    // Masters and moments are held once over the ranks, but for the gates' biases.
+    EXPECT_LT(owned, one.owned_bytes + one.owned_bytes / 50) << precision;
+  }
+}
+
+// Another tree of sums gives other bits: the test above sees a difference where there is one.
+TEST(Ranks, TheTreeOfSumsShows) {
+  RunConfig run = run_over(2, "fp32");
+  const Outcome two = train(run, wide_model(), nullptr);
+  run.parallel.dp = 1;
+  const Outcome one = train(run, wide_model(), nullptr);
+  EXPECT_FALSE(one.state == two.state);
+  EXPECT_NEAR(one.numbers.front(), two.numbers.front(), 1e-6);
+}
+
+}  // namespace
+}  // namespace finback::train
