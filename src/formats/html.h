@@ -44,4 +44,7 @@ class Page {
   bool in_charts_ = false;
 };
 
+// A chart as a file of its own, an SVG with its title and its colours for light and dark: a picture beside a text.
+std::string picture(const LineChart& chart);
+
 }  // namespace finback::formats

@@ -120,6 +120,15 @@ TEST(LineChart, EndLabelsDoNotOverlap) {
   EXPECT_LT(ys.back(), 270);
 }
 
+TEST(Picture, IsAFileThatNeedsNothingElse) {
+  const std::string file = picture({"a < b", "x", "y & z", {Series{"line", {0, 1}, {1, 2}}}});
+  expect_well_formed(file);
+  EXPECT_EQ(count(file, "xmlns=\"http://www.w3.org/2000/svg\""), 1);
+  EXPECT_EQ(count(file, "var(--"), 0) << "colours are numbers, since not every viewer knows variables";
+  EXPECT_EQ(count(file, ".line.s0 { stroke: #"), 2) << "one for light and one for dark";
+  EXPECT_EQ(count(file, ">y &amp; z<"), 1);
+}
+
 TEST(HeatMap, ShowsEachLevelAndPoolsWhatDoesNotFit) {
   HeatMap h{"t", "step", "× the even load", {{"layer 1", 2}}, {1, 2}, {1, 8, 0.125f, NAN}};
   const std::string svg = h.svg();

@@ -3,7 +3,7 @@
 set -euo pipefail
 
 fail() { echo "error: $*" >&2; exit 1; }
-code_files() { find src tests $(ls -d bench 2>/dev/null) -name '*.h' -o -name '*.cpp'; }
+code_files() { find src tests studies $(ls -d bench 2>/dev/null) -name '*.h' -o -name '*.cpp'; }
 
 # No include and no target link points to a room at its right. The order is the line in docs/house.md that starts with
 # "core <"; rooms in braces stand side by side and do not see each other.
@@ -58,11 +58,11 @@ rule_words() {
     hits=$(grep -rnIE "$pattern" "$@" --exclude=rules.sh --exclude-dir=corpus 2>/dev/null || true)
     [ -z "$hits" ] || { echo "$hits"; echo "error: $what"; bad=1; }
   }
-  look "unfinished work" '\b(TODO|FIXME|XXX)\b' src tests bench scripts docs cmake README.md
+  look "unfinished work" '\b(TODO|FIXME|XXX)\b' src tests bench studies scripts docs cmake README.md
   look "assert(): use FB_CHECK" '(^|[^_a-z])assert\(|<cassert>|<assert\.h>' src
   look "std::regex: write a linear scanner" 'std::regex|<regex>' src
-  look "a path of one machine" '/(home|work|Users)/[a-z]' src tests bench scripts docs cmake configs README.md CONTRIBUTING.md
-  look "a tracker's number" '(issue|ticket|pull request|PR) *#?[0-9]+' src tests bench scripts docs README.md CONTRIBUTING.md
+  look "a path of one machine" '/(home|work|Users)/[a-z]' src tests bench studies scripts docs cmake configs README.md CONTRIBUTING.md
+  look "a tracker's number" '(issue|ticket|pull request|PR) *#?[0-9]+' src tests bench studies scripts docs README.md CONTRIBUTING.md
   return $bad
 }
 
@@ -93,7 +93,7 @@ rule_help() {
   return $bad
 }
 
-# Every command in the README and the docs exists, with its options: lines of code blocks that start with finback or scripts/.
+# Every command in the README and the docs exists, with its options: lines of code blocks that start with finback, scripts/ or studies/.
 rule_documented_commands() {
   local finback=$1 file line word bad=0 count=0
   while IFS=: read -r file line; do
@@ -102,7 +102,7 @@ rule_documented_commands() {
     line=${line%%>*}
     read -r -a words <<<"$line"
     case ${words[0]} in
-      scripts/*) [ -x "${words[0]}" ] || { echo "error: $file names ${words[0]}, which is no script"; bad=1; } ;;
+      scripts/* | studies/*) [ -x "${words[0]}" ] || { echo "error: $file names ${words[0]}, which is no script"; bad=1; } ;;
       *)
         local command=("$finback") help
         for word in "${words[@]:1}"; do
@@ -122,8 +122,8 @@ rule_documented_commands() {
         done
         ;;
     esac
-  done < <(awk '/^```/ { on = !on; next } on { sub(/^\$ /, ""); sub(/^build\/release\//, ""); if (/^(finback|scripts\/[a-z])/) print FILENAME ":" $0 }' \
-    README.md CONTRIBUTING.md docs/*.md)
+  done < <(awk '/^```/ { on = !on; next } on { sub(/^\$ /, ""); sub(/^build\/release\//, ""); if (/^(finback|(scripts|studies)\/[a-z])/) print FILENAME ":" $0 }' \
+    README.md CONTRIBUTING.md docs/*.md docs/studies/*.md)
   [ "$count" -gt 0 ] || fail "only $count commands found: the rule looks at nothing"
   return $bad
 }
@@ -134,7 +134,7 @@ rule_links() {
   while read -r page target; do
     count=$((count + 1))
     [ -e "$(dirname "$page")/${target%%#*}" ] || { echo "error: $page links to $target, which is not there"; bad=1; }
-  done < <(grep -HoE '\]\([^)]+\)' README.md CONTRIBUTING.md docs/*.md | sed -E 's/^([^:]+):\]\((.*)\)$/\1 \2/' | grep -vE ' (https?:|#)')
+  done < <(grep -HoE '\]\([^)]+\)' README.md CONTRIBUTING.md docs/*.md docs/studies/*.md | sed -E 's/^([^:]+):\]\((.*)\)$/\1 \2/' | grep -vE ' (https?:|#)')
   [ "$count" -gt 5 ] || fail "only $count links found: the rule looks at nothing"
   return $bad
 }
