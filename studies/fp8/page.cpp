@@ -198,12 +198,12 @@ void write_storage(Markdown& w, const Results& results) {
   w.table({"`activation_storage`", "bytes a token of an MoE layer", "of all layers", "share of `bf16`", "share of `full`",
            "held-out loss at the end", "against BF16", "against `paper`"},
           rows);
-  const Run *full = results.find("storage-full-1"), *bf16 = results.find("storage-bf16-1");
-  if (full && bf16)
+  if (results.recomputed_steps > 0)
     w.paragraph(
-        "`full` and `bf16` are to compute the same bits, once by keeping and once by computing again: their losses are {} at every "
-        "evaluation.",
-        full->held_out == bf16->held_out ? "equal to the last bit" : "**not equal**");
+        "`full` and `bf16` are to compute the same bits, once by keeping and once by computing again. Of the {} steps that both have run, "
+        "{} have the same losses and the same gradient norm, to the last bit.",
+        thousands(static_cast<double>(results.recomputed_steps)),
+        results.recomputed_equal == results.recomputed_steps ? "all" : fmt::format("**only {}**", results.recomputed_equal));
 }
 
 void write_variants(Markdown& w, const Results& results) {
@@ -244,7 +244,8 @@ std::vector<Document> write_page(const Results& results) {
   w.paragraph(
       "[fp8.md](../fp8.md) says what is in FP8 and with which scales; here is what it costs in loss. Every run is "
       "`configs/models/tiny.json` (16.0 million parameters) for {} steps of 1,024 tokens as `studies/fp8/run.toml` says, with what "
-      "`studies/fp8/runs` sets over it. The text: {} It makes {} tokens to train on, of a vocabulary of 8,192, so that {} trained tokens "
+      "`studies/fp8/runs` sets over it The text: {} It makes {} tokens to train on, of a "
+      "vocabulary of 8,192, so that {} trained tokens "
       "are {:.1f} passes. The last fortieth of each text, {} tokens, is held out, from the tokenizer's training too, and scored as a whole "
       "every 250 steps, in nats per token. {} of {} runs are complete; kernels: {}.",
       thousands(kSteps), results.text, thousands(static_cast<double>(results.train_tokens)), thousands(trained),

@@ -30,6 +30,13 @@ json::object read_object(const std::string& path) {
   return value.get_object();
 }
 
+train::History read_history(const std::string& folder) {
+  train::History history;
+  std::istringstream lines(core::read_file(folder + "/metrics.jsonl", kMaxFile));
+  for (std::string line; std::getline(lines, line);) history.add_line(line, std::numeric_limits<std::int64_t>::max());
+  return history;
+}
+
 // `finback train` has written that it came to the last step.
 bool is_complete(const std::string& folder) {
   const std::string summary = folder + "/summary.json";
@@ -38,9 +45,7 @@ bool is_complete(const std::string& folder) {
 
 Run read_run(const std::string& name, const std::string& settings, const std::string& folder) {
   Run run{name, settings, json::value_to<std::string>(read_object(folder + "/run.json").at("isa"))};
-  train::History history;
-  std::istringstream lines(core::read_file(folder + "/metrics.jsonl", kMaxFile));
-  for (std::string line; std::getline(lines, line);) history.add_line(line, std::numeric_limits<std::int64_t>::max());
+  const train::History history = read_history(folder);
   for (const train::EvaluationRecord& e : history.evaluations) {
     run.step.push_back(static_cast<double>(e.step));
     run.held_out.push_back(e.nats_per_token);
@@ -105,6 +110,16 @@ Results collect(const std::string& list, const std::string& work) {
     const std::string folder = work + "/" + name;
     if (is_complete(folder)) out.runs.push_back(read_run(name, settings, folder));
   }
+  const std::string full = work + "/storage-full-1", bf16 = work + "/storage-bf16-1";
+  if (core::exists(full + "/metrics.jsonl") && core::exists(bf16 + "/metrics.jsonl")) {
+    const train::History a = read_history(full), b = read_history(bf16);
+    const std::size_t both = std::min(a.steps.size(), b.steps.size());
+    out.recomputed_steps = static_cast<std::int64_t>(both);
+    for (std::size_t i = 0; i < both; ++i) {
+      const train::StepRecord &x = a.steps[i], &y = b.steps[i];
+      out.recomputed_equal += x.loss == y.loss && x.mtp_loss == y.mtp_loss && x.grad_norm == y.grad_norm;
+    }
+  }
   for (const char* name : {"full", "bf16", "fp8", "paper"}) out.storage.push_back(read_storage(name, work));
   out.accumulation = accumulation_from(core::read_json_file(work + "/sums.json"));
   return out;
@@ -145,6 +160,8 @@ json::value to_json(const Results& results) {
           {"planned_runs", results.planned},
           {"runs", runs},
           {"storage_bytes_per_token", storage},
+          {"recomputed_steps", results.recomputed_steps},
+          {"recomputed_equal", results.recomputed_equal},
           {"accumulation", to_json(results.accumulation)}};
 }
 
@@ -160,6 +177,8 @@ Results from_json(const json::value& value, const std::string& where) {
                           numbers(r, "training_nats_per_token"), number(r, "nonfinite_tiles")});
     for (const json::value& s : value.at("storage_bytes_per_token").as_array())
       out.storage.push_back({text(s, "name"), number(s, "taken"), number(s, "computed"), number(s, "layer")});
+    out.recomputed_steps = value.at("recomputed_steps").as_int64();
+    out.recomputed_equal = value.at("recomputed_equal").as_int64();
     out.accumulation = accumulation_from(value.at("accumulation"));
     return out;
   } catch (const std::exception& e) {

@@ -37,6 +37,8 @@ struct Results {
   std::int64_t planned = 0;  // runs; only complete ones are in the list
   std::vector<Run> runs;
   std::vector<Storage> storage;
+  // Steps that storage-full-1 and storage-bf16-1 have both come to, complete or not; and those with equal losses and gradient norms.
+  std::int64_t recomputed_steps = 0, recomputed_equal = 0;
   std::vector<AccumulationError> accumulation;
 
   const Run* find(std::string_view name) const;  // null where there is none
