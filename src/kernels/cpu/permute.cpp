@@ -1,5 +1,6 @@
 // Tokens to their experts' slots, and the slots' results back to tokens, as in kernels/reference/permute.cpp.
 #include "kernels/cpu/entries.h"
+#include "kernels/cpu/prefetch.h"
 #include "kernels/cpu/rows.h"
 #include "kernels/cpu/simd.h"
 #include "kernels/kernels.h"
@@ -7,12 +8,18 @@
 namespace finback::kernels::FB_ISA {
 namespace {
 
+constexpr int64_t kRowsAhead = 2;  // of a token, which no machine foresees
+
 void gather_rows(const Context& ctx, ConstMat x, std::span<const int32_t> slot_token, Mat y) {
   const int32_t* token = slot_token.data();
   const auto row_bytes = static_cast<size_t>(y.cols * core::size_of(y.dtype));
   for_ranges(ctx.team, split_rows(y.rows, y.cols), [&](Range rows, int) {
     for (int64_t s = rows.begin; s < rows.end; ++s) {
       check_index("token", token[s], x.rows);
+      if (const int64_t later = s + kRowsAhead; later < rows.end) {
+        ask_for(static_cast<const char*>(x.at(token[later], 0)), static_cast<int64_t>(row_bytes));
+        ask_for_output(static_cast<char*>(y.at(later, 0)), static_cast<int64_t>(row_bytes));
+      }
       memcpy(y.at(s, 0), x.at(token[s], 0), row_bytes);
     }
   });
