@@ -4,7 +4,8 @@
 //            A group that has a single block of rows packs slices of a panel where they are used, in cache: decoding reads the
 //            weights once and writes nothing back; so does the task that multiplies a whole group, where groups are many and small.
 //            Weights that were packed before (pack_weights) are used as they stand.
-//   tasks    a block of rows times some panels; k in slices, the sums of a block carried from one to the next (tile.h).
+//   tasks    a block of rows times some panels; k in slices, the sums of a block carried from one to the next (tile.h). For matrix
+//            registers a tile's rows meet a chunk of panels one after the other, while they are in the first cache.
 //   a        is read in place where its units lie contiguous along k, and packed a block and slice at a time elsewhere.
 //   codes    FP8 operands are decoded run by run of 128 along k (or less, where scales change), then packed like any other.
 //
