@@ -188,6 +188,7 @@ void bench_train(TrainOptions& o) {
                                                            {"steps", o.bench.steps},
                                                            {"mtp", r.mtp},
                                                            {"threads", o.bench.threads},
+                                                           {"ranks", o.bench.ranks},
                                                            {"isa", r.isa},
                                                            {"tokens_per_s", r.tokens_per_s},
                                                            {"tokens_per_s_median", r.tokens_per_s_median},
@@ -232,7 +233,10 @@ void add_bench_train(CLI::App& bench) {
       ->capture_default_str();
   command->add_flag("--no-mtp", o->no_mtp, "without the MTP modules");
   command->add_option("--trace", o->bench.trace, "a file (Chrome trace) for the spans of the steps; prints where the fastest went");
-  command->add_option("--threads", o->bench.threads, "threads (default: every core)")->check(CLI::Range(1, 1024));
+  command->add_option("--threads", o->bench.threads, "threads of all ranks (default: every core)")->check(CLI::Range(1, 1024));
+  command->add_option("--ranks", o->bench.ranks, "data-parallel ranks, as threads of this process")
+      ->check(CLI::Range(1, 1024))
+      ->capture_default_str();
   command->add_flag("--json", o->json, "one JSON object");
   command->footer("Example:\n  finback bench train --model configs/models/tiny.json --batch 8 --seq 512 --steps 5");
   command->callback([o] { bench_train(*o); });

@@ -10,7 +10,7 @@ namespace finback::core {
 std::array<std::uint32_t, 4> philox4x32(std::array<std::uint32_t, 4> counter, std::array<std::uint32_t, 2> key);
 
 // The streams of a run; a new use takes a new one, so that no two uses ever share numbers.
-enum class Stream : std::uint32_t { init = 1, data_order = 2, fim = 3, token_split = 4, sample = 5, mixture = 6, test = 7 };
+enum class Stream : std::uint32_t { init = 1, data_order = 2, fim = 3, token_split = 4, sample = 5, mixture = 6, test = 7, synthetic = 8 };
 
 class Rng {
  public:

@@ -2,6 +2,7 @@
 
 #include "core/error.h"
 #include "core/rng.h"
+#include "data/synthetic.h"
 #include "formats/hash.h"
 
 #include <algorithm>
@@ -39,6 +40,13 @@ Stream::Stream(std::span<const std::string> paths, std::span<const double> weigh
     throw Error(Exit::usage, fmt::format("{} weights for {} files", weights.size(), paths.size()), "data.weights",
                 "give one for each file of data.train");
 
+  if (std::find(paths.begin(), paths.end(), kSynthetic) != paths.end()) {
+    if (paths.size() > 1 || options_.fim_rate > 0 || options_.token_split_rate > 0)
+      throw Error(Exit::usage, "synthetic tokens beside files, or rearranged", "data.train",
+                  "name them alone, with data.fim_rate and data.token_split_rate 0");
+    fingerprint_ = kSynthetic;
+    return;
+  }
   sources_.reserve(paths.size());
   for (std::size_t s = 0; s < paths.size(); ++s) {
     const double weight = weights.empty() ? 1 : weights[s];
@@ -88,6 +96,10 @@ void Stream::fill(std::int64_t position, std::span<std::int32_t> inputs, std::sp
   FB_CHECK(position >= 0 && inputs.size() == targets.size() && inputs.size() % seq_len == 0, "{} {} {}", position, inputs.size(),
            targets.size());
   for (std::size_t i = 0; i < inputs.size(); i += seq_len, ++position) {
+    if (sources_.empty()) {
+      fill_synthetic(options_.seed, options_.vocab_size, position, inputs.subspan(i, seq_len), targets.subspan(i, seq_len));
+      continue;
+    }
     const Draw d = draw(position);
     sources_[d.source].fill(d.number, inputs.subspan(i, seq_len), targets.subspan(i, seq_len));
   }

@@ -13,8 +13,9 @@ namespace finback::data {
 
 class Stream {
  public:
-  // paths: PREFIX or PREFIX.bin of token files. weights: shares of the sequences drawn, any positive scale; empty: in proportion to
-  // the files' tokens. Throws Error(usage) for options that contradict each other, Error(bad_input), Error(io).
+  // paths: PREFIX or PREFIX.bin of token files, or kSynthetic alone (synthetic.h). weights: shares of the sequences drawn, any positive
+  // scale; empty: in proportion to the files' tokens. Throws Error(usage) for options that contradict each other, Error(bad_input),
+  // Error(io).
   Stream(std::span<const std::string> paths, std::span<const double> weights, StreamOptions options);
 
   // Sequences position, position + 1, … of the run, as many as fit: inputs and targets are [sequences · seq_len]; target −1 is not

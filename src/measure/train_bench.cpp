@@ -1,5 +1,6 @@
 #include "measure/train_bench.h"
 
+#include "comm/threads.h"
 #include "core/clock.h"
 #include "core/rng.h"
 #include "formats/trace.h"
@@ -20,12 +21,14 @@ train::RunConfig run_of(const TrainBenchOptions& o) {
   train::RunConfig run;
   run.data.seq_len = o.seq_len;
   run.train.global_batch = o.batch;
-  run.train.micro_batch = o.micro_batch > 0 ? o.micro_batch : o.batch;
+  run.train.micro_batch = o.micro_batch > 0 ? o.micro_batch : std::max<std::int64_t>(1, o.batch / o.ranks);
+  run.parallel.dp = o.ranks;
   run.train.precision = o.precision;
   run.train.activation_storage = o.activation_storage;
-  if (run.train.global_batch % run.train.micro_batch != 0)
-    throw core::Error(core::Exit::usage, "--micro-batch does not divide --batch", std::to_string(run.train.micro_batch),
-                      "choose a divisor");
+  if (run.train.global_batch % (run.train.micro_batch * o.ranks) != 0)
+    throw core::Error(core::Exit::usage,
+                      fmt::format("--micro-batch {} × --ranks {} does not divide --batch", run.train.micro_batch, o.ranks),
+                      std::to_string(o.batch), "choose a divisor");
   model::check_storage(train::precision_of(run), model::activation_storage_of(o.activation_storage));
   return run;
 }
@@ -39,55 +42,85 @@ void random_tokens(std::int64_t vocabulary, std::int64_t first, std::span<std::i
   }
 }
 
+// What one rank measures.
+struct Timed {
+  std::vector<double> seconds;
+  train::MemoryByKind memory;
+  std::int64_t activation_bytes = 0;
+};
+
+Timed time_steps(const TrainBenchOptions& o, const train::RunConfig& run, const model::ModelConfig& config, core::Spans* spans,
+                 comm::Communicator* ranks) {
+  const model::ParameterList list = model::list_parameters(config);
+  const kernels::TracedTable traced(kernels::best());
+  core::Team team(std::max(1, o.threads / o.ranks));
+  std::optional<parallel::Zero> zero;
+  if (ranks) zero.emplace(*ranks, list);
+  train::Trainer trainer(
+      run, config, list, team, spans ? traced : kernels::best(),
+      [&](std::int64_t first, std::span<std::int32_t> inputs, std::span<std::int32_t> targets) {
+        random_tokens(config.vocab_size, first, inputs, targets);
+      },
+      spans, zero ? &*zero : nullptr);
+  trainer.state().initialise(config, 1, trainer.context());
+  trainer.step();
+  Timed timed;
+  for (std::int64_t s = 0; s < o.steps; ++s) {
+    const double begin = core::seconds_now();
+    trainer.step();
+    timed.seconds.push_back(core::seconds_now() - begin);
+  }
+  timed.memory = trainer.memory();
+  timed.activation_bytes = trainer.activation_bytes();
+  return timed;
+}
+
 }  // namespace
 
 TrainBench bench_train(const TrainBenchOptions& o) {
   model::ModelConfig config = model::read_config(o.model);
   if (!o.mtp) config.num_nextn_predict_layers = 0;
   const train::RunConfig run = run_of(o);
-  const model::ParameterList list = model::list_parameters(config);
   const model::Precision precision = train::precision_of(run);
   const model::ActivationStorage storage = model::activation_storage_of(o.activation_storage);
   const Rate rate = precision.storage == core::DType::bf16 ? Rate::bf16 : Rate::fp32;
-  core::Team team(o.threads);
   TrainBench result;
   result.mtp = config.num_nextn_predict_layers > 0;
   result.isa = kernels::best().name;
-  result.ceiling_gflops = ceiling_of(team, rate, 0.5);
+  const auto ceiling = [&] {
+    core::Team team(o.threads);
+    return ceiling_of(team, rate, 0.5);
+  };
+  result.ceiling_gflops = ceiling();
 
   std::optional<core::Spans> spans;
   if (!o.trace.empty()) spans.emplace(core::kSpansOfARun);
-  const kernels::TracedTable traced(kernels::best());
   const std::int64_t program = train::resident_bytes();
-  train::Trainer trainer(
-      run, config, list, team, spans ? traced : kernels::best(),
-      [&](std::int64_t first, std::span<std::int32_t> inputs, std::span<std::int32_t> targets) {
-        random_tokens(config.vocab_size, first, inputs, targets);
-      },
-      spans ? &*spans : nullptr);
-  trainer.state().initialise(config, 1, trainer.context());
-  trainer.step();
-  std::vector<double> seconds;
-  for (std::int64_t s = 0; s < o.steps; ++s) {
-    const double begin = core::seconds_now();
-    trainer.step();
-    seconds.push_back(core::seconds_now() - begin);
+  std::vector<Timed> timed(static_cast<std::size_t>(o.ranks));
+  if (o.ranks == 1) {
+    timed[0] = time_steps(o, run, config, spans ? &*spans : nullptr, nullptr);
+  } else {
+    comm::run_threads(o.ranks, {}, [&](comm::Communicator& ranks) {
+      const bool first = ranks.rank() == 0;
+      timed[static_cast<std::size_t>(ranks.rank())] = time_steps(o, run, config, first && spans ? &*spans : nullptr, &ranks);
+    });
   }
+  std::vector<double>& seconds = timed[0].seconds;
   std::sort(seconds.begin(), seconds.end());
   const auto tokens = static_cast<double>(o.batch * o.seq_len);
   result.tokens_per_s = tokens / seconds.front();
   result.tokens_per_s_median = tokens / seconds[seconds.size() / 2];
   result.model_flops_per_token = model::model_flops_per_token(config, o.seq_len, result.mtp);
-  result.ceiling_gflops = std::max(result.ceiling_gflops, ceiling_of(team, rate, 0.5));
+  result.ceiling_gflops = std::max(result.ceiling_gflops, ceiling());
   result.share_of_ceiling = result.tokens_per_s * result.model_flops_per_token / 1e9 / result.ceiling_gflops;
 
-  result.activation_bytes = trainer.activation_bytes();
+  result.activation_bytes = timed[0].activation_bytes;
   result.activation_bytes_computed = model::kept_bytes_per_token(config, precision, storage) * run.train.micro_batch * o.seq_len;
-  train::MemoryByKind memory = trainer.memory();
-  memory.program = program;
   result.peak_rss_bytes = train::peak_resident_bytes();
-  result.accounted_bytes = memory.total();
-  result.memory = train::describe(memory);
+  result.accounted_bytes = program;
+  for (const Timed& t : timed) result.accounted_bytes += t.memory.total();
+  timed[0].memory.program = program;
+  result.memory = train::describe(timed[0].memory);
   if (spans) {
     result.parts = fastest_step(*spans);
     formats::write_trace(o.trace, *spans);

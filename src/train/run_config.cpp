@@ -2,6 +2,7 @@
 
 #include "core/error.h"
 #include "core/file.h"
+#include "data/synthetic.h"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -60,7 +61,7 @@ const std::vector<Key>& keys() {
       needed("data", "train", AT(data.train), "token files (data pack) to train on"),
       number("data", "weights", AT(data.weights), 0, 1e12, "share of each training file; empty: by its tokens"),
       text("data", "valid", AT(data.valid), "", "token file for the held-out loss; empty: none"),
-      needed("data", "tokenizer", AT(data.tokenizer), "tokenizer.json, or the folder that holds it"),
+      text("data", "tokenizer", AT(data.tokenizer), "", "tokenizer.json, or the folder that holds it; synthetic tokens have none"),
       number("data", "seq_len", AT(data.seq_len), 1, 1 << 24, "tokens a sequence"),
       number("data", "fim_rate", AT(data.fim_rate), 0, 1, "share of documents rearranged for fill-in-the-middle"),
       number("data", "token_split_rate", AT(data.token_split_rate), 0, 1, "share of joined punctuation tokens that are split"),
@@ -324,6 +325,10 @@ void check_together(const RunConfig& c, const std::string& where, const std::vec
   require(!c.model.config.empty(), "'model.config' is empty", where, "name a config.json");
   require(!c.output.dir.empty(), "'output.dir' is empty", where, "name the run's folder");
   require(!c.data.train.empty(), "'data.train' is empty", where, "name at least one token file");
+  require(!c.data.tokenizer.empty() || c.data.train == std::vector<std::string>{data::kSynthetic}, "'data.tokenizer' is missing", where,
+          "set it: tokenizer.json, or the folder that holds it");
+  require(c.data.tokenizer.empty() || c.data.train != std::vector<std::string>{data::kSynthetic}, "a tokenizer for synthetic tokens", where,
+          "leave data.tokenizer out");
   require(c.data.weights.empty() || c.data.weights.size() == c.data.train.size(), "'data.weights' and 'data.train' differ in length", where,
           "give one weight a file, or none");
   require(c.data.weights.empty() || std::accumulate(c.data.weights.begin(), c.data.weights.end(), 0.0) > 0, "'data.weights' are all zero",

@@ -23,7 +23,15 @@ int threads_of(const RunConfig& run, const RunOptions& options) {
   return run.train.threads > 0 ? static_cast<int>(run.train.threads) : std::max(1, core::this_machine().cores / ranks_of(options));
 }
 
+// Of synthetic tokens, which stand for no text.
+text::Tokenizer of_bytes() {
+  text::Vocabulary v;
+  for (int b = 0; b < 256; ++b) v.tokens.emplace_back(1, static_cast<char>(b));
+  return text::Tokenizer(std::move(v));
+}
+
 text::Tokenizer load_tokenizer(const RunConfig& run, const model::ModelConfig& config) {
+  if (run.data.tokenizer.empty()) return of_bytes();
   text::Tokenizer tokenizer = text::Tokenizer::load(run.data.tokenizer);
   if (tokenizer.vocab_size() > config.vocab_size)
     throw Error(Exit::usage, fmt::format("the tokenizer has {} ids, vocab_size is {}", tokenizer.vocab_size(), config.vocab_size),

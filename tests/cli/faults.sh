@@ -136,6 +136,7 @@ fault 3 "short" train run.toml --set data.train=short.bin
 fault 2 "did you mean 'optimizer.lr'" train run.toml --set optimizer.lrr=1
 fault 4 "/proc/run" train run.toml --set output.dir=/proc/run
 done_well train run.toml
+done_well train run.toml --set 'data.train=["synthetic"]' --set data.valid= --set data.tokenizer= --set output.dir=made
 fault 2 "--resume" train run.toml
 done_well verify run
 done_well train run.toml --resume --set train.steps=6
