@@ -2,12 +2,12 @@
 #
 #   finback_room(NAME LINKS room… LIBRARIES target…)
 #
-# takes every .cpp below src/NAME (kernels adds its per-instruction-set copies itself) and makes finback_NAME;
+# takes every .cpp below src/NAME (kernels adds its per-instruction-set copies itself, comm its libraries for each MPI) and makes finback_NAME;
 # finback_room_test(NAME) takes every .cpp below tests/NAME and makes the test program finback_NAME_test.
 function(finback_room name)
   cmake_parse_arguments(ARG "" "" "LINKS;LIBRARIES" ${ARGN})
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/${name}/*.cpp)
-  list(FILTER sources EXCLUDE REGEX "/kernels/cpu/")
+  list(FILTER sources EXCLUDE REGEX "/(kernels/cpu|comm/mpi)/")
   add_library(finback_${name} STATIC ${sources})
   target_include_directories(finback_${name} PUBLIC ${CMAKE_SOURCE_DIR}/src)
   list(TRANSFORM ARG_LINKS PREPEND finback_)

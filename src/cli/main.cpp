@@ -1,6 +1,7 @@
 // finback: the command line. Every command's file stands beside this one.
 #include "cli/command.h"
 #include "cli/output.h"
+#include "comm/transport.h"
 #include "core/error.h"
 #include "core/log.h"
 
@@ -52,6 +53,8 @@ int main(int argc, char** argv) {
     return e.get_exit_code();
   } catch (const CLI::ParseError& e) {
     return app.exit(e) == 0 ? static_cast<int>(Exit::done) : static_cast<int>(Exit::usage);
+  } catch (const finback::comm::Reported& e) {  // another rank says why
+    return static_cast<int>(e.code());
   } catch (const Error& e) {
     finback::core::log_line(fmt::format("error: {}", e.what()));
     return static_cast<int>(e.code());

@@ -317,9 +317,18 @@ void Communicator::all_reduce(std::span<float> x) {
 void Communicator::all_reduce(std::span<double> x) { gather_and_sum(x); }
 void Communicator::all_reduce(std::span<std::int64_t> x) { gather_and_sum(x); }
 
-std::span<std::byte> Communicator::shared_memory(std::int64_t bytes) { return shared_->transport.shared_memory(bytes); }
+std::span<std::byte> Communicator::shared_memory(std::int64_t bytes) {
+  FB_CHECK(bytes > 0, "{} bytes", bytes);
+  return shared_->transport.shared_memory(bytes);
+}
 
 void Communicator::set_phase(std::string_view phase) { shared_->transport.set_phase(phase); }
+
+bool Communicator::has_plain_all_to_all() const { return shared_->transport.has_plain_all_to_all(); }
+void Communicator::plain_all_to_all(std::span<const std::byte> send, std::span<std::byte> receive) {
+  shared_->transport.plain_all_to_all(send, receive);
+}
+std::string Communicator::transport_name() const { return shared_->transport.kind(); }
 
 void Communicator::progress(void* communicator) noexcept {
   Shared& shared = *static_cast<Communicator*>(communicator)->shared_;

@@ -22,7 +22,7 @@ struct Operation;
 struct Shared;  // what a communicator and its parts have in common
 
 // Something under way. Leave no buffer before the requests on it: one that goes unfinished takes the job with it.
-class Request {
+class [[nodiscard]] Request {
  public:
   Request() = default;  // nothing: finished
   Request(Request&& other) noexcept;
@@ -90,6 +90,10 @@ class Communicator {
   std::span<std::byte> shared_memory(std::int64_t bytes);
   // What this rank does from here on, as others will read it where this one stalls or dies; the first 31 bytes are kept.
   void set_phase(std::string_view phase);
+  // For bench exchange, of all ranks of the job: the blocking all-to-all of the library beneath, the same bytes to each rank.
+  bool has_plain_all_to_all() const;
+  void plain_all_to_all(std::span<const std::byte> send, std::span<std::byte> receive);
+  std::string transport_name() const;  // "threads", "Open MPI"
   // Moves all that is under way forward a little and throws nothing: what goes wrong shows in the next poll() or wait(). For the hook of
   // the thread team: team.set_poll(Communicator::progress, &communicator).
   static void progress(void* communicator) noexcept;

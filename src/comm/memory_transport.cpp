@@ -3,6 +3,7 @@
 #include "core/clock.h"
 
 #include <algorithm>
+#include <chrono>
 #include <thread>
 #include <utility>
 
@@ -119,7 +120,7 @@ bool MemoryTransport::take(Peer& p) {
     if (slot.kind == Slot::receipt) {
       Message& m = message(slot.ticket);
       m.state = Message::done;
-      reach_.release(m.place, m.bytes);
+      reach_.release(m.place);
       continue;
     }
     const auto match = std::find_if(p.expected.begin(), p.expected.end(), [&](Ticket t) { return message(t).tag == slot.tag; });
@@ -139,7 +140,7 @@ void MemoryTransport::begin(Ticket ticket, const Slot& slot) {
   Message& m = message(ticket);
   if (slot.bytes != m.bytes)
     throw core::Error(core::Exit::distributed, fmt::format("{} sent {} bytes where {} were expected", name(m.peer), slot.bytes, m.bytes),
-                      fmt::format("{} in phase '{}'", name(rank_), phase(rank_)), "start all ranks with the same program and run file");
+                      fmt::format("{} in phase '{}'", name(rank_), phase()), "start all ranks with the same program and run file");
   if (m.bytes <= Slot::kInline) {
     if (m.bytes > 0) std::memcpy(m.to, slot.content, static_cast<std::size_t>(m.bytes));
     m.state = Message::done;
@@ -184,7 +185,7 @@ void MemoryTransport::check_others() {
     if (!reach_.alive(p.rank))
       throw core::Error(
           core::Exit::distributed, fmt::format("{} has died", name(p.rank)),
-          fmt::format("in phase '{}', seen from {} in phase '{}'", phase(p.rank), name(rank_), phase(rank_)),
+          fmt::format("in phase '{}', seen from {} in phase '{}'", phase_of(p.rank), name(rank_), phase()),
           "look for its last words and for the system's out-of-memory killer; continue with --resume from the last checkpoint");
   }
 }
@@ -198,7 +199,7 @@ core::Error MemoryTransport::blame(int peer, double seconds_waited) const {
   const double now = core::seconds_now(), silence = timeout_ / 2;
   const auto error = [&](std::string what) {
     return core::Error(core::Exit::distributed, what,
-                       fmt::format("{} has waited {:.1f} s in phase '{}'", name(rank_), seconds_waited, phase(rank_)), kResume);
+                       fmt::format("{} has waited {:.1f} s in phase '{}'", name(rank_), seconds_waited, phase()), kResume);
   };
   // One that does not even poll holds up all, whoever waits for whom.
   int silent = -1;
@@ -207,17 +208,17 @@ core::Error MemoryTransport::blame(int peer, double seconds_waited) const {
       silent = p.rank;
   if (silent >= 0)
     return error(
-        fmt::format("{} has been silent for {:.1f} s in phase '{}'", name(silent), now - status(silent).beat.load(), phase(silent)));
+        fmt::format("{} has been silent for {:.1f} s in phase '{}'", name(silent), now - status(silent).beat.load(), phase_of(silent)));
   std::string chain = name(peer);
   for (int hop = 0; hop < size(); ++hop) {
     const int next = reaches(peer) ? waiting_for(peer) : -1;
-    if (next < 0) return error(fmt::format("{} sends nothing in phase '{}'", name(peer), reaches(peer) ? phase(peer) : "unknown"));
+    if (next < 0) return error(fmt::format("{} sends nothing in phase '{}'", name(peer), reaches(peer) ? phase_of(peer) : "unknown"));
     if (next == rank_ || hop + 1 == size()) break;
     peer = next;
     chain += fmt::format(", which waits for {}", name(peer));
   }
   return error(
-      fmt::format("ranks wait for each other: {} waits for {}, which waits for it in phase '{}'", name(rank_), chain, phase(peer)));
+      fmt::format("ranks wait for each other: {} waits for {}, which waits for it in phase '{}'", name(rank_), chain, phase_of(peer)));
 }
 
 void MemoryTransport::fail(core::Exit code, std::string_view text) {
@@ -228,6 +229,13 @@ void MemoryTransport::fail(core::Exit code, std::string_view text) {
   std::memcpy(s.text, text.data(), text.size());
   s.failed.store(true, std::memory_order_release);
   first().stop.store(true);
+}
+
+void MemoryTransport::wait_for_others_to_fail() const {
+  const double end = core::seconds_now() + 0.5;
+  for (const Peer& p : peers_)
+    while (!status(p.rank).failed.load() && reach_.alive(p.rank) && core::seconds_now() < end)
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
 }
 
 void MemoryTransport::abandon() noexcept {

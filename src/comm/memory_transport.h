@@ -16,7 +16,7 @@ class Reach {
  public:
   virtual ~Reach() = default;
   virtual Place place(std::span<const std::byte> bytes) = 0;  // of a message about to be sent, until released
-  virtual void release(const Place& place, std::int64_t bytes) = 0;
+  virtual void release(const Place& place) = 0;
   virtual void copy(int from, const Place& place, std::int64_t begin, std::span<std::byte> to) = 0;  // Throws Error(distributed).
   virtual std::span<std::byte> shared_memory(std::int64_t bytes) = 0;
   virtual bool alive(int rank) = 0;
@@ -37,11 +37,13 @@ class MemoryTransport final : public Transport {
   void check(int peer, double seconds_waited) override;
   std::span<std::byte> shared_memory(std::int64_t bytes) override { return reach_.shared_memory(bytes); }
   void set_phase(std::string_view phase) override { mine().set_phase(phase); }
+  std::string phase() const override { return mine().phase_name(); }
   void set_waiting_for(int rank) override { mine().waiting_for.store(rank, std::memory_order_relaxed); }
+  std::string kind() const override { return "threads"; }
   void abandon() noexcept override;
 
   bool reaches(int rank) const { return static_cast<bool>(inboxes_[static_cast<std::size_t>(rank)]); }
-  std::string phase(int rank) const { return status(rank).phase_name(); }
+  std::string phase_of(int rank) const { return status(rank).phase_name(); }
   int waiting_for(int rank) const { return status(rank).waiting_for.load(std::memory_order_relaxed); }
 
   // Throws what check() throws where somebody failed or died.
@@ -52,6 +54,9 @@ class MemoryTransport final : public Transport {
   bool claim() { return !first().claimed.exchange(true); }
   // Lets the others of the machine end with this.
   void fail(core::Exit code, std::string_view text);
+  // After fail(): returns when they all know, or some tenths of a second later. A launcher that sees one process end kills the others, and
+  // reports their being killed.
+  void wait_for_others_to_fail() const;
 
  private:
   struct Message {
@@ -102,7 +107,7 @@ class MemoryTransport final : public Transport {
 class OwnMemory final : public Reach {
  public:
   Place place(std::span<const std::byte> bytes) override;
-  void release(const Place&, std::int64_t) override {}
+  void release(const Place&) override {}
   void copy(int from, const Place& place, std::int64_t begin, std::span<std::byte> to) override;
   std::span<std::byte> shared_memory(std::int64_t bytes) override;
   bool alive(int) override { return true; }

@@ -27,10 +27,10 @@ struct World {
 void run_rank(World& world, int rank, const Options& options, const std::function<void(Communicator&)>& body) {
   OwnMemory memory;
   MemoryTransport transport(rank, world.inboxes, world.names, memory, options.timeout);
-  const auto fail = [&](core::Exit code, const char* text) {
+  const auto fail = [&](core::Exit code, const std::string& text, std::exception_ptr failure) {
     if (transport.claim()) {
       const std::lock_guard lock(world.mutex);
-      world.failure = std::current_exception();
+      world.failure = std::move(failure);
       world.text = text;
     }
     transport.fail(code, text);
@@ -41,9 +41,10 @@ void run_rank(World& world, int rank, const Options& options, const std::functio
     communicator.set_phase("end");
     communicator.barrier();
   } catch (const core::Error& e) {
-    fail(e.code(), e.what());
+    const std::string text = with_rank(e, transport);
+    fail(e.code(), text, std::make_exception_ptr(core::Error(e.code(), text, "", "")));
   } catch (const std::exception& e) {
-    fail(core::Exit::failed, e.what());
+    fail(core::Exit::failed, e.what(), std::current_exception());
   }
   transport.abandon();  // its shared memory goes
 }

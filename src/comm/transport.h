@@ -52,11 +52,20 @@ class Transport {
 
   // What this rank does, for the messages of others: the first 31 bytes are kept.
   virtual void set_phase(std::string_view phase) = 0;
+  virtual std::string phase() const = 0;
   // The rank that this one waits for, −1: none.
   virtual void set_waiting_for(int rank) = 0;
+
+  // What bench exchange compares with: as many bytes to each rank by the blocking all-to-all of the library beneath, where there is one.
+  virtual bool has_plain_all_to_all() const { return false; }
+  virtual void plain_all_to_all(std::span<const std::byte>, std::span<std::byte>) {}
+  virtual std::string kind() const = 0;  // "threads", "Open MPI"
 
   // The job is lost, and the buffers of unfinished messages are about to go: returns when no other rank reads them.
   virtual void abandon() noexcept = 0;
 };
+
+// What the job says of an error of this rank: its own words, behind the rank and phase where they do not name ranks themselves.
+std::string with_rank(const core::Error& error, const Transport& transport);
 
 }  // namespace finback::comm

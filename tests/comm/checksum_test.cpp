@@ -15,7 +15,7 @@ class Flipping final : public Reach {
  public:
   explicit Flipping(bool flip) : flip_(flip) {}
   Place place(std::span<const std::byte> bytes) override { return memory_.place(bytes); }
-  void release(const Place&, std::int64_t) override {}
+  void release(const Place&) override {}
   void copy(int from, const Place& place, std::int64_t begin, std::span<std::byte> to) override {
     memory_.copy(from, place, begin, to);
     if (flip_) to[to.size() / 2] ^= std::byte{4};
