@@ -2,6 +2,7 @@
 #include "cli/command.h"
 #include "core/file.h"
 #include "core/json.h"
+#include "plan/memory_report.h"
 #include "plan/schedule_svg.h"
 #include "plan/schedule_text.h"
 #include "plan/schedule_trace.h"
@@ -62,12 +63,48 @@ void add_schedule(CLI::App& plan) {
   });
 }
 
+void add_memory(CLI::App& plan) {
+  struct Options {
+    std::string model, kind = "1f1b", precision = "bf16", storage = "bf16", moments = "bf16";
+    parallel::TrainingShape shape;
+    bool json = false;
+  };
+  auto* command = plan.add_subcommand("memory", "The bytes that training takes on each rank of a layout, by kind");
+  const auto o = std::make_shared<Options>();
+  o->shape.seq_len = 4096;
+  command->add_option("--model", o->model, "a config.json, or a folder that has one")->required();
+  command->add_option("--pp", o->shape.layout.pp, "pipeline ranks (parallel.pp)")->capture_default_str();
+  command->add_option("--dp", o->shape.layout.dp, "data-parallel ranks of a stage (parallel.dp)")->capture_default_str();
+  command->add_option("--ep", o->shape.layout.ep, "ranks that share a layer's experts (parallel.ep)")->capture_default_str();
+  command->add_option("--kind", o->kind, "1f1b, zb1p, dualpipe or dualpipev")->capture_default_str();
+  command->add_option("--micro-batches", o->shape.micro_batches, "of a rank and step")->capture_default_str();
+  command->add_option("--micro-batch", o->shape.sequences, "sequences of one")->check(CLI::Range(1, 1 << 20))->capture_default_str();
+  command->add_option("--seq-len", o->shape.seq_len, "tokens of a sequence")->check(CLI::Range(1, 1 << 20))->capture_default_str();
+  command->add_option("--precision", o->precision, "fp32, bf16 or fp8")->capture_default_str();
+  command->add_option("--activation-storage", o->storage, "full, bf16, fp8 or paper")->capture_default_str();
+  command->add_option("--moments", o->moments, "bf16 or fp32")->check(CLI::IsMember({"bf16", "fp32"}))->capture_default_str();
+  command->add_flag("--json", o->json, "one JSON object");
+  command->footer(
+      "Example:\n  finback plan memory --model configs/models/small.json --pp 4 --dp 8 --ep 8 --kind dualpipe --micro-batches 16");
+  command->callback([o] {
+    parallel::TrainingShape& s = o->shape;
+    s.config = model::read_config(o->model);
+    s.schedule = parallel::schedule_kind_of(o->kind);
+    s.precision = model::precision_of(o->precision);
+    s.storage = model::activation_storage_of(o->storage);
+    s.moments = o->moments == "fp32" ? core::DType::f32 : core::DType::bf16;
+    const auto report = plan::report_memory(s);
+    fmt::print("{}", o->json ? core::pretty_json(to_json(report)) : describe(report));
+  });
+}
+
 }  // namespace
 
 void add_plan(CLI::App& app) {
   auto* plan = app.add_subcommand("plan", "What a run would need and how it would go, before it is started");
   plan->require_subcommand(1);
   add_schedule(*plan);
+  add_memory(*plan);
 }
 
 }  // namespace finback::cli

@@ -89,6 +89,12 @@ ScheduleKind schedule_kind_of(std::string_view name) {
 
 int stages_of(ScheduleKind kind, int ranks) { return kind == ScheduleKind::dualpipev ? 2 * ranks : ranks; }
 
+std::vector<int> stages_on(ScheduleKind kind, int ranks, int rank) {
+  const int last = stages_of(kind, ranks) - 1;
+  if (kind == ScheduleKind::one_f_one_b || kind == ScheduleKind::zb1p) return {rank};
+  return {std::min(rank, last - rank), std::max(rank, last - rank)};
+}
+
 int Schedule::direction_of(const Cell& cell) const {
   switch (kind) {
     case ScheduleKind::dualpipe:
@@ -119,6 +125,15 @@ Products Schedule::makes(const Action& a) const {
   if (a.work == Work::forward || a.work == Work::pair) all.add({false, a.forward});
   if (a.work != Work::forward && a.work != Work::backward_weight) all.add({true, a.backward});
   return all;
+}
+
+int peak_activations(std::span<const Action> actions) {
+  int alive = 0, peak = 0;
+  for (const Action& a : actions) {
+    if (a.work == Work::forward || a.work == Work::pair) peak = std::max(peak, ++alive);
+    if (a.work != Work::forward && a.work != Work::backward_input) --alive;
+  }
+  return peak;
 }
 
 Schedule make_schedule(ScheduleKind kind, int ranks, int micro_batches) {

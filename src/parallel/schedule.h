@@ -80,11 +80,17 @@ struct Schedule {
 
 // Stages that the model is cut into.
 int stages_of(ScheduleKind kind, int ranks);
+// Those that a rank holds: one, or two, rising.
+std::vector<int> stages_on(ScheduleKind kind, int ranks, int rank);
 
 // The lists. Throws Error(usage) with the reason where there is none: ranks or micro-batches below 1, DualPipe with an odd number of
 // either, more than 2^18 cells.
 // DualPipe's published list is for micro-batches ≥ 2 · ranks (a direction's ≥ ranks). With fewer it is the list of that many with
 // the missing micro-batches left out, which keeps every order and so every dependency.
 Schedule make_schedule(ScheduleKind kind, int ranks, int micro_batches);
+
+// The most activations, each of one stage and micro-batch, that the rank with this list has alive at a time: from their forward to their
+// backward to the weights. It follows from the order alone, whatever the durations.
+int peak_activations(std::span<const Action> actions);
 
 }  // namespace finback::parallel

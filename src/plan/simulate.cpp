@@ -74,7 +74,6 @@ Simulation simulate(const Schedule& schedule, const std::function<double(const A
   const auto ranks = schedule.actions.size();
   Simulation out{.times = std::vector<std::vector<Interval>>(ranks), .ranks = std::vector<RankUse>(ranks)};
   Made made(schedule);
-  std::vector<int> live(ranks);
 
   // Plays rank r's next action if all that it needs is made.
   const auto play = [&](std::size_t r) {
@@ -91,10 +90,7 @@ Simulation simulate(const Schedule& schedule, const std::function<double(const A
     for (const Product& p : schedule.makes(action)) made[p] = end;
     times.push_back({begin, end});
     out.length = std::max(out.length, end);
-    RankUse& use = out.ranks[r];
-    use.busy += end - begin;
-    if (action.work == Work::forward || action.work == Work::pair) use.peak = std::max(use.peak, ++live[r]);
-    if (action.work != Work::forward && action.work != Work::backward_input) --live[r];
+    out.ranks[r].busy += end - begin;
     return true;
   };
 
@@ -107,6 +103,7 @@ Simulation simulate(const Schedule& schedule, const std::function<double(const A
     FB_CHECK(out.times[r].size() == schedule.actions[r].size(), "the schedule waits for itself: rank {} stops at action {} of {}", r,
              out.times[r].size(), schedule.actions[r].size());
     out.ranks[r].idle = out.length - out.ranks[r].busy;
+    out.ranks[r].peak = parallel::peak_activations(schedule.actions[r]);
   }
   return out;
 }

@@ -29,7 +29,7 @@ struct Interval {
 
 struct RankUse {
   double busy = 0, idle = 0;  // they add up to the length
-  int peak = 0;               // of live activations: of one stage and micro-batch, from its forward to its backward to the weights
+  int peak = 0;               // parallel::peak_activations
 };
 
 struct Simulation {

@@ -155,6 +155,9 @@ grep -q '^rank 0' out && complain "--json prints text too"
 fault 2 "even number of ranks" plan schedule --kind dualpipe --ranks 3 --micro-batches 8
 fault 2 "use 1f1b" plan schedule --kind gpipe
 fault 2 "backward above 0" plan schedule --forward 0
+done_well plan memory --model m.json --pp 2 --dp 4 --ep 2 --json && grep -q '"largest_bytes"' out || complain "no bytes: $(cat out)"
+fault 2 "set parallel.ep to a divisor of parallel.dp" plan memory --model m.json --dp 2 --ep 4
+fault 2 "divisor of n_routed_experts" plan memory --model m.json --dp 3 --ep 3
 fault 4 "one.json" plan schedule --out one.json/x.svg
 
 # closed streams: the run goes on, and what it would have said goes into no file

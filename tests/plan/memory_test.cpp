@@ -1,0 +1,89 @@
+#include "plan/memory_report.h"
+
+#include "comm/threads.h"
+#include "core/json.h"
+#include "tests/convert/published.h"
+#include "train/trainer.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <array>
+
+namespace finback::plan {
+namespace {
+
+// With one rank, and whatever the precision, it is what the trainer takes, to the page.
+TEST(MemoryReport, OfOneRankIsTheTrainers) {
+  const model::ModelConfig config = model::read_config(FINBACK_SOURCE_DIR "/configs/models/small.json");
+  const model::ParameterList list = model::list_parameters(config);
+  for (const auto& [precision, storage] : {std::pair{"fp32", "full"}, {"bf16", "bf16"}, {"fp8", "paper"}}) {
+    train::RunConfig run;
+    run.train.precision = precision;
+    run.train.activation_storage = storage;
+    run.train.micro_batch = 4;
+    run.data.seq_len = 512;
+    const train::MemoryByKind taken = train::Trainer::memory_needed(run, config, list, 2);
+    const MemoryReport report = report_memory({.config = config,
+                                               .precision = train::precision_of(run),
+                                               .storage = model::activation_storage_of(storage),
+                                               .sequences = 4,
+                                               .seq_len = 512});
+    ASSERT_EQ(report.ranks.size(), 1u);
+    const parallel::RankBytes& planned = report.ranks[0];
+    EXPECT_EQ(train::in_pages(planned.weights), taken.weights) << precision;
+    EXPECT_EQ(train::in_pages(planned.gradients), taken.gradients) << precision;
+    EXPECT_EQ(train::in_pages(planned.master), taken.master) << precision;
+    EXPECT_EQ(train::in_pages(planned.moments), taken.moments) << precision;
+    const auto activations = static_cast<double>(taken.activations);
+    EXPECT_NEAR(static_cast<double>(train::in_pages(planned.activations)), activations, 0.01 * activations) << precision;
+  }
+}
+
+// … and of data-parallel ranks, each with its own shares.
+TEST(MemoryReport, OfDataParallelRanksIsTheTrainers) {
+  const model::ModelConfig config = model::read_config(FINBACK_SOURCE_DIR "/configs/models/small.json");
+  const model::ParameterList list = model::list_parameters(config);
+  for (const char* name : {"fp32", "bf16", "fp8"}) {
+    const model::Precision precision = model::precision_of(name);
+    std::array<train::MemoryByKind, 3> taken;
+    comm::run_threads(3, {}, [&](comm::Communicator& ranks) {
+      const parallel::Zero zero(ranks, list);
+      taken[static_cast<std::size_t>(ranks.rank())] = train::TrainState::memory_needed(list, precision, core::DType::bf16, &zero);
+    });
+    const parallel::TrainingShape shape{.config = config, .precision = precision, .seq_len = 512, .layout = {.dp = 3}};
+    const auto planned = parallel::bytes_per_rank(shape, parallel::cut_stages(config, 512, 1));
+    ASSERT_EQ(planned.size(), taken.size());
+    for (std::size_t r = 0; r < taken.size(); ++r) {
+      EXPECT_EQ(train::in_pages(planned[r].weights), taken[r].weights) << name << ' ' << r;
+      EXPECT_EQ(train::in_pages(planned[r].gradients), taken[r].gradients) << name << ' ' << r;
+      EXPECT_EQ(train::in_pages(planned[r].master), taken[r].master) << name << ' ' << r;
+      EXPECT_EQ(train::in_pages(planned[r].moments), taken[r].moments) << name << ' ' << r;
+    }
+  }
+}
+
+TEST(MemoryReport, SaysWhatEachRankHolds) {
+  const MemoryReport report = report_memory({.config = finback::testing::published_config(),
+                                             .precision = model::precision_of("bf16"),
+                                             .seq_len = 4096,
+                                             .micro_batches = 32,
+                                             .layout = {.pp = 8, .dp = 16, .ep = 16},
+                                             .schedule = parallel::ScheduleKind::dualpipe});
+  const std::string text = describe(report);
+  EXPECT_NE(text.find("128 ranks: PP 8 × DP 16, EP 16; dualpipe, 32 micro-batches of 1 × 4096 tokens a rank"), std::string::npos) << text;
+  EXPECT_NE(text.find(" 0  embedding, 0–"), std::string::npos) << text;
+  EXPECT_NE(text.find("–60, head, MTP"), std::string::npos) << text;
+  const auto json = to_json(report);
+  EXPECT_EQ(json.at("layout").at("world").to_number<int>(), 128);
+  EXPECT_EQ(json.at("per_rank").as_array().size(), 8u);
+  std::int64_t most = 0;
+  for (const auto& rank : json.at("per_rank").as_array()) {
+    EXPECT_EQ(rank.at("stages").as_array().size(), 2u);
+    most = std::max(most, rank.at("total").as_int64());
+  }
+  EXPECT_EQ(json.at("largest_bytes").as_int64(), most);
+}
+
+}  // namespace
+}  // namespace finback::plan
