@@ -17,6 +17,7 @@ void add_inspect(CLI::App& app);
 void add_verify(CLI::App& app);
 void add_bench(CLI::App& app);
 void add_bench_gemm(CLI::App& bench);
+void add_bench_exchange(CLI::App& bench);
 void add_doctor(CLI::App& app);
 void add_plan(CLI::App& app);
 

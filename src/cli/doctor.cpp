@@ -1,5 +1,6 @@
 // finback doctor: what this machine offers to finback, and what to do where something is missing.
 #include "cli/command.h"
+#include "comm/launcher.h"
 #include "core/json.h"
 #include "core/machine.h"
 #include "kernels/kernels.h"
@@ -32,7 +33,8 @@ void doctor(bool json) {
   const core::Machine machine = core::this_machine();
   const std::vector<std::string_view> runnable = kernels::runnable();
   const kernels::Table& table = kernels::best();
-  const bool mpi = on_path("mpirun") || on_path("srun");
+  const std::vector<std::string> libraries = comm::mpi_libraries();
+  const bool launcher = on_path("mpirun") || on_path("srun"), mpi = launcher && !libraries.empty();
   // Installed is not enough: many systems forbid the namespaces that it needs.
   const bool sandbox = on_path("bwrap");
   const bool sandbox_works = sandbox && std::system("bwrap --ro-bind / / --unshare-all true >/dev/null 2>&1") == 0;
@@ -42,7 +44,8 @@ void doctor(bool json) {
   const bool wide = table.name != "reference" && table.name != "portable";
 
   if (json) {
-    boost::json::array names;
+    boost::json::array names, mpis;
+    for (const std::string& l : libraries) mpis.emplace_back(l);
     for (const std::string_view n : runnable) names.emplace_back(n);
     fmt::print("{}\n",
                core::pretty_json(boost::json::object{{"version", FINBACK_VERSION},
@@ -54,6 +57,7 @@ void doctor(bool json) {
                                                      {"memory_available_bytes", machine.available_bytes},
                                                      {"huge_pages", machine.huge_pages},
                                                      {"mpi", mpi},
+                                                     {"mpi_libraries", mpis},
                                                      {"sandbox", sandbox_works},
                                                      {"ceiling", boost::json::object{{"fp32_gflops", ceiling.fp32_gflops},
                                                                                      {"bf16_gflops", ceiling.bf16_gflops},
@@ -72,7 +76,11 @@ void doctor(bool json) {
   line(true, "ceiling",
        fmt::format("fp32 {:.0f} GFLOPS, bf16 {:.0f} GFLOPS, memory {:.1f} GB/s (finback bench ceiling measures longer)",
                    ceiling.fp32_gflops, ceiling.bf16_gflops, ceiling.memory_gb_per_s));
-  line(mpi, "MPI", mpi ? "a launcher is there" : "no launcher: only many machines need one (apt-get install openmpi-bin)");
+  line(mpi, "MPI",
+       mpi ? fmt::format("{}, and a launcher", fmt::join(libraries, ", "))
+       : libraries.empty()
+           ? "none was there when finback was built: only many machines need one (scripts/setup, configure and build again)"
+           : fmt::format("{}, but no launcher: only many machines need one (apt-get install openmpi-bin)", fmt::join(libraries, ", ")));
   line(sandbox_works, "sandbox",
        sandbox_works ? "bubblewrap works"
        : sandbox     ? "bubblewrap may not make namespaces here: generated programs will not be run (see the kernel's user namespaces)"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# run.sh NAME RANKS_PROGRAM: real processes under one MPI's launcher. Few ranks, short; every launch is bounded by a timeout.
+# run.sh NAME RANKS_PROGRAM FINBACK: real processes under one MPI's launcher. Few ranks, short; every launch is bounded by a timeout.
 set -uo pipefail
-name=$1 ranks=$2
+name=$1 ranks=$2 finback=$3
 launcher=$(command -v "mpirun.$name" || command -v mpirun) || { echo "skipped: no mpirun for $name"; exit 77; }
 options=()
 [ "$name" != openmpi ] || options=(--oversubscribe)
@@ -33,4 +33,7 @@ goes_wrong stops "6 137" "rank 2 on " "in phase 'backward'" "--resume"
 # MPICH's launcher kills the others at once when one is lost, before they can say a word.
 [ "$name" = mpich ] || goes_wrong dies "6 137" "rank 2 on " "has died" "in phase 'backward'" "--resume"
 
+
+exchange=$(launch 2 "$finback" bench exchange --bytes 4096 --seconds 0.05 --json)
+grep -q '"peer_gb_per_s"' <<<"$exchange" && grep -q '"ranks": *2' <<<"$exchange" || wrong "bench exchange: $exchange"
 exit $bad
