@@ -1,7 +1,7 @@
 // finback train RUN.toml
 #include "cli/command.h"
 #include "cli/output.h"
-#include "comm/threads.h"
+#include "comm/world.h"
 #include "core/file.h"
 #include "core/log.h"
 #include "core/machine.h"
@@ -43,11 +43,11 @@ void add_layout(const std::string& layout, std::vector<std::string>& set) {
   }
 }
 
-// The first rank's exit. Ranks are threads of this process.
-core::Exit train_ranks(const train::RunConfig& config, const Options& o) {
-  if (o.ranks == 1) return train::run_training(config, o.run);
-  core::Exit exit = core::Exit::done;
-  comm::run_threads(o.ranks, {}, [&](comm::Communicator& ranks) {
+// The first rank's exit; nothing in a process that does not have it.
+std::optional<core::Exit> train_ranks(const train::RunConfig& config, const Options& o) {
+  if (o.ranks == 1 && !comm::under_launcher()) return train::run_training(config, o.run);
+  std::optional<core::Exit> exit;
+  comm::run_ranks(o.ranks, {}, [&](comm::Communicator& ranks) {
     train::RunOptions mine = o.run;
     mine.ranks = &ranks;
     if (ranks.rank() > 0) mine.spans = nullptr;
@@ -69,14 +69,15 @@ void run(Options& o) {
   o.run.ceiling_flops = ceiling_flops(config);
   std::optional<core::Spans> spans;
   if (!o.trace.empty()) o.run.spans = &spans.emplace(core::kSpansOfARun);
-  const core::Exit exit = train_ranks(config, o);
+  const std::optional<core::Exit> exit = train_ranks(config, o);
+  if (!exit) return;
   if (spans) {
     formats::write_trace(o.trace, *spans);
     core::inform("{}", measure::describe(measure::fastest_step(*spans)));
     core::inform("the last steps' spans are in {}: open it at ui.perfetto.dev", o.trace);
   }
   if (o.json) write_output(core::read_file(config.output.dir + "/summary.json", 1 << 20));
-  if (exit != core::Exit::done) throw CLI::RuntimeError(static_cast<int>(exit));
+  if (exit != core::Exit::done) throw CLI::RuntimeError(static_cast<int>(*exit));
 }
 
 }  // namespace
@@ -88,7 +89,9 @@ void add_train(CLI::App& app) {
   command->add_option("--set", o->set, "section.key=value, over the file's; may be repeated")->expected(1)->take_all();
   command->add_flag("--resume", o->run.resume, "go on from the newest checkpoint that is whole");
   command->add_flag("--allow-data-change", o->run.allow_data_change, "resume although the training data changed");
-  command->add_option("--ranks", o->ranks, "ranks as threads of this process; as many as the layout of [parallel] has")
+  command
+      ->add_option("--ranks", o->ranks,
+                   "ranks as threads of this process, as many as the layout of [parallel] has; a launcher says it itself")
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();
   command->add_option("--as-layout", o->as_layout, "dp=2: one process that forms its sums as these ranks would, and gives their bits");

@@ -1,6 +1,7 @@
 #include "train/run_parts.h"
 
 #include "comm/handshake.h"
+#include "comm/world.h"
 #include "core/json.h"
 #include "core/machine.h"
 #include "parallel/mesh.h"
@@ -119,7 +120,8 @@ MemoryByKind memory_of(const RunConfig& run, const model::ModelConfig& config, c
 
 void check_memory(const MemoryByKind& need, const RunConfig& run, const RunOptions& options) {
   const std::int64_t available = core::this_machine().available_bytes;
-  const std::int64_t total = need.snapshot + (need.total() - need.snapshot) * ranks_of(options);
+  const std::int64_t ranks = comm::under_launcher() ? 1 : ranks_of(options);  // in this process
+  const std::int64_t total = need.snapshot + (need.total() - need.snapshot) * ranks;
   if (available > 0 && total > available)
     throw Error(Exit::usage,
                 fmt::format("the run needs {:.2f} GiB of memory, {:.2f} GiB are available", static_cast<double>(total) / (1 << 30),

@@ -1,10 +1,14 @@
 #include "train/worker.h"
 
+#include "comm/world.h"
 #include "train/run_parts.h"
 
 namespace finback::train {
 
 void run_worker(const RunConfig& run, const RunOptions& options) {
+  // A launcher sends its signals to every process. The first rank stops the run; the others wait for its word.
+  std::optional<StopSignals> signals;
+  if (comm::under_launcher()) signals.emplace();
   RunParts parts(run, options);
   TrainState& state = parts.trainer.state();
   for (;;) {
