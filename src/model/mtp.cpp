@@ -58,14 +58,13 @@ void mtp_join_backward_input(const Run& run, const ModelSlabs& model, const Bloc
   run.k().rms_norm_backward_input(run.ctx, g.djoined_TX.columns(D, D), hidden, run.weight(s.hnorm), eps, addend, dhidden);
 }
 
-void mtp_join_backward_weight(const Run& run, const ModelSlabs& model, const BlockSlabs& s, ConstMat hidden, const MtpActivations& acts,
-                              ConstMat dx, const MtpGradients& g) {
+void mtp_join_backward_weight(const Run& run, const BlockSlabs& s, ConstMat hidden, const MtpActivations& acts, ConstMat dx,
+                              const MtpGradients& g) {
   const std::int64_t D = run.config.hidden_size;
   const double eps = run.config.rms_norm_eps;
   linear_backward_weight(run, dx, acts.joined_TX, s.eh_proj);
   run.k().rms_norm_backward_weight(run.ctx, g.djoined_TX.columns(0, D), acts.embedding_TD, eps, run.gradient(s.enorm));
   run.k().rms_norm_backward_weight(run.ctx, g.djoined_TX.columns(D, D), hidden, eps, run.gradient(s.hnorm));
-  run.k().embedding_backward(run.ctx, g.dembedding_TD, acts.ids, run.gradient(model.embedding));
 }
 
 }  // namespace finback::model

@@ -29,11 +29,11 @@ void mtp_shift(std::span<const std::int32_t> inputs, std::span<const std::int32_
 // From hidden (of the main model or the module before) to the block's input x.
 void mtp_join(const Run& run, const ModelSlabs& model, const BlockSlabs& slabs, core::ConstMat hidden_TD, MtpActivations& acts,
               core::Mat x_TD);
-// The way back: dhidden = [addend +] …, and the embedding's gradient.
+// The way back: dhidden = [addend +] …, and the gradient of what the embedding gave, which the caller adds to the embedding's.
 void mtp_join_backward_input(const Run& run, const ModelSlabs& model, const BlockSlabs& slabs, core::ConstMat hidden_TD,
                              MtpActivations& acts, core::ConstMat dx_TD, MtpGradients& grads, core::ConstMat addend_TD,
                              core::Mat dhidden_TD);
-void mtp_join_backward_weight(const Run& run, const ModelSlabs& model, const BlockSlabs& slabs, core::ConstMat hidden_TD,
-                              const MtpActivations& acts, core::ConstMat dx_TD, const MtpGradients& grads);
+void mtp_join_backward_weight(const Run& run, const BlockSlabs& slabs, core::ConstMat hidden_TD, const MtpActivations& acts,
+                              core::ConstMat dx_TD, const MtpGradients& grads);
 
 }  // namespace finback::model

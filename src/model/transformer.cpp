@@ -1,9 +1,7 @@
 #include "model/transformer.h"
 
-#include "model/block.h"
-#include "model/head.h"
 #include "model/linear.h"
-#include "model/mtp.h"
+#include "model/stage_run.h"
 
 #include <algorithm>
 #include <cstring>
@@ -12,15 +10,15 @@ namespace finback::model {
 
 using core::Arena;
 using core::ConstMat;
-using core::DType;
 using core::Mat;
 using kernels::Context;
 using kernels::Segment;
 
 void LossSums::reset(const ModelConfig& config) {
   const auto depths = static_cast<std::size_t>(config.num_nextn_predict_layers);
-  main = balance = 0;
+  main = 0;
   main_tokens = nonfinite_tiles = 0;
+  balance.assign(static_cast<std::size_t>(config.blocks()), 0);
   mtp.assign(depths, 0);
   mtp_tokens.assign(depths, 0);
   mtp_accepted.assign(depths, 0);
@@ -36,75 +34,64 @@ void LossSums::add(LossSums& other) {
   each(counts(), other.counts());
 }
 
+void Pass::embedding_backward(const Run& run, int slab, ConstMat dembedding, std::span<const std::int32_t> ids, bool mtp) const {
+  if (embedding) return (*embedding)(dembedding, ids, mtp);
+  run.k().embedding_backward(run.ctx, dembedding, ids, run.gradient(slab));
+}
+
 namespace {
 
-// All buffers of a micro-batch. They are laid out anew for each one (an arena's take() is an addition), so that every view
-// has the rows of the micro-batch at hand.
-struct Layout {
-  std::vector<BlockActivations> blocks;  // main layers, then MTP blocks
-  Mat final_TD;                          // after the final norm
-  std::vector<MtpActivations> mtp;
-  // Work.
-  HeadBuffers head;
-  Mat best_main_1T;
-  Mat dfinal_TD, dout_TD, dx_TD, dhidden_TD;
-  MtpGradients dmtp;
-  BlockGradients dblock;
+using Options = Transformer::Options;
 
-  // Without `training` only one block's activations exist at a time.
-  void lay_out(Arena& kept, Arena& recomputed, Arena& work, const ModelConfig& m, const Transformer::Options& o, std::int64_t T,
-               std::int64_t sequences) {
-    kept.release(0);
-    recomputed.release(0);
-    work.release(0);
-    blocks.resize(static_cast<std::size_t>(m.blocks()));
-    mtp.resize(static_cast<std::size_t>(m.num_nextn_predict_layers));
-    const bool recompute = o.storage != ActivationStorage::full;
-    const Stores stores{kept, recompute ? recomputed : kept, work, o.precision, o.storage};
-    take_between_blocks(stores, recomputed, m, o, T);
-
-    // One after the other and never together: a block's forward pass, the head, a block's backward pass.
-    const std::int64_t kept_mark = kept.mark(), work_mark = work.mark();
-    for (std::size_t l = 0; l < blocks.size(); ++l) {
-      if (!o.training) kept.release(kept_mark);
-      recomputed.release(0);
-      work.release(work_mark);
-      take_block(stores, m, static_cast<std::int64_t>(l), T, sequences, blocks[l]);
-    }
-    work.release(work_mark);
-    head.take(work, m, o.precision, T, o.training);
-    work.release(work_mark);
-    if (o.training) take_block_gradients(work, m, o.precision, T, dblock);
-  }
-
- private:
-  void take_between_blocks(const Stores& stores, Arena& recomputed, const ModelConfig& m, const Transformer::Options& o, std::int64_t T) {
-    const DType storage = o.precision.storage;
-    Arena& kept = stores.kept;
-    const bool recompute = &stores.again != &kept;
-    // Norms whose output the heads and the MTP modules read: one buffer each, or one for all that is computed again for each of them.
-    final_TD = (recompute ? stores.work : kept).take_mat(storage, T, m.hidden_size);
-    for (MtpActivations& a : mtp) {
-      recomputed.release(0);
-      a.take(stores, m, T);
-      a.normed_TD = recompute ? final_TD : kept.take_mat(storage, T, m.hidden_size);
-    }
-    for (std::size_t l = 0; l < blocks.size(); ++l) {
-      BlockActivations& b = blocks[l];
-      const bool follows = l > 0 && l < static_cast<std::size_t>(m.num_hidden_layers);  // its input is the output of the block before
-      b.x_TD = follows ? blocks[l - 1].out_TD : kept.take_mat(storage, T, m.hidden_size);
-      b.out_TD = !o.training && l >= 2 && follows ? blocks[l - 2].out_TD : kept.take_mat(storage, T, m.hidden_size);
-    }
-    best_main_1T = stores.work.take_mat(DType::i32, 1, T);
-    if (!o.training) return;
-    for (Mat* d : {&dfinal_TD, &dout_TD, &dx_TD, &dhidden_TD}) *d = stores.work.take_mat(storage, T, m.hidden_size);
-    if (!mtp.empty()) dmtp.take(stores.work, m, o.precision, T);
-  }
+// A micro-batch on a stage: what is kept of it, and where it stands.
+struct Cell {
+  explicit Cell(std::int64_t bytes) : kept("activations", bytes) {}
+  Arena kept;
+  StageShape stage;
+  MicroBatch batch;
+  LossSums* sums = nullptr;
+  std::vector<std::int32_t> positions;
+  std::vector<Segment> segments;
+  Mat input, output;
+  int waiting = -1;  // whose buffers its backward_weight reads
 };
 
-Mat rope_table(Arena& arena, const ModelConfig& m, const Transformer::Options& o) {
-  return arena.take_mat(o.precision.accumulator, o.max_seq_len, m.qk_rope_head_dim);
+// Buffers that one action after another works in.
+struct Workspace {
+  Workspace(const char* name, std::int64_t again_bytes, std::int64_t work_bytes)
+      : again("recomputed", again_bytes), work(name, work_bytes) {}
+  Arena again, work;
+  Layout layout;
+  bool in_use = false;
+};
+
+LayoutShape layout_shape(const ModelConfig& m, const Options& o, const StageShape& stage, BackwardBuffers backward, std::int64_t tokens,
+                         std::int64_t sequences) {
+  return {m, stage, o.precision, o.storage, backward, o.training, tokens, sequences};
 }
+
+std::vector<StageShape> stages_of(const ModelConfig& m, const Options& o) {
+  return o.stages.empty() ? std::vector{StageShape::whole(m)} : o.stages;
+}
+
+struct Bytes {
+  std::int64_t kept = 0, again = 0, work = 0;
+};
+
+// Of the stage that needs most.
+Bytes bytes_needed(const ModelConfig& m, const Options& o, BackwardBuffers backward) {
+  // A micro-batch of max_tokens in the most sequences it could hold needs the most room.
+  const std::int64_t sequences = o.max_sequences > 0 ? o.max_sequences : o.max_tokens;
+  Bytes most;
+  for (const StageShape& stage : stages_of(m, o)) {
+    Arena kept = Arena::counting(), again = Arena::counting(), work = Arena::counting();
+    Layout().lay_out(kept, again, work, layout_shape(m, o, stage, backward, o.max_tokens, sequences));
+    most = {std::max(most.kept, kept.high_water()), std::max(most.again, again.high_water()), std::max(most.work, work.high_water())};
+  }
+  return most;
+}
+
+BackwardBuffers of_a_block(const Options& o) { return o.training ? BackwardBuffers::of_a_block : BackwardBuffers::none; }
 
 }  // namespace
 
@@ -112,209 +99,232 @@ struct Transformer::State {
   ModelConfig config;
   Options options;
   ModelSlabs slabs;
-  Arena kept, again, work, tiles, tables;
-  std::int64_t nonfinite_tiles = 0;
+  std::vector<StageShape> stages;
+  std::vector<Cell> cells;
+  std::vector<Workspace> spaces;  // of forward; of backward, where they come in pairs; of those whose weights' gradients wait
+  Arena tiles, tables;
   Mat cos_sin_PR;
-  std::vector<std::int32_t> positions;
-  std::vector<Segment> segments;
-  Layout buffers;
+  LossSums unread;  // of inference
 
-  State(const ModelConfig& m, const ParameterList& list, const Options& o, const Memory& memory)
+  State(const ModelConfig& m, const ParameterList& list, const Options& o)
       : config(m),
         options(o),
         slabs(find_slabs(m, list)),
-        kept("activations", memory.activations),
-        again("recomputed", memory.recomputed),
-        work("work", memory.work),
-        tiles("tiles", memory.tiles),
+        stages(stages_of(m, o)),
+        tiles("tiles", memory_needed(m, o).tiles),
         tables("tables", o.max_seq_len * m.qk_rope_head_dim * core::size_of(o.precision.accumulator)),
-        cos_sin_PR(rope_table(tables, m, o)) {
+        cos_sin_PR(tables.take_mat(o.precision.accumulator, o.max_seq_len, m.qk_rope_head_dim)) {
     fill_rope_table(config, cos_sin_PR);
-    positions.reserve(static_cast<std::size_t>(o.max_tokens));
-    segments.reserve(static_cast<std::size_t>(o.max_tokens));
-  }
-
-  Run begin(const Context& ctx, const SlabBuffers& weights, const SlabBuffers* gradients, std::int64_t sequences, std::int64_t seq_len,
-            std::int64_t first) {
-    const std::int64_t T = sequences * seq_len;
-    FB_CHECK(T <= options.max_tokens && first + seq_len <= options.max_seq_len, "{} tokens of {}, position {} of {}", T, options.max_tokens,
-             first + seq_len, options.max_seq_len);
-    FB_CHECK(!gradients || options.training);
-    positions.clear();
-    segments.clear();
-    for (std::int64_t s = 0; s < sequences; ++s) {
-      segments.push_back({.q_row = s * seq_len, .rows = seq_len, .first_position = first, .kv_row = s * seq_len});
-      for (std::int64_t i = 0; i < seq_len; ++i) positions.push_back(static_cast<std::int32_t>(first + i));
+    unread.reset(config);
+    const Bytes one = bytes_needed(m, o, of_a_block(o));
+    for (int c = 0; c < o.cells; ++c) {
+      Cell& cell = cells.emplace_back(one.kept);
+      cell.positions.reserve(static_cast<std::size_t>(o.max_tokens));
+      cell.segments.reserve(static_cast<std::size_t>(o.max_tokens));
     }
-    buffers.lay_out(kept, again, work, config, options, T, sequences);
-    return {ctx,       config,     options.precision, weights, gradients,       T, sequences, segments,
-            positions, cos_sin_PR, options.storage,   &tiles,  &nonfinite_tiles};
+    spaces.emplace_back("work", one.again, one.work);
+    if (o.pairs) spaces.emplace_back("work of backward", one.again, one.work);
+    if (o.waiting == 0) return;
+    const Bytes all = bytes_needed(m, o, BackwardBuffers::of_all_blocks);
+    for (int w = 0; w < o.waiting; ++w) spaces.emplace_back("waiting for backward_weight", all.again, all.work);
   }
 
-  BlockRun block(const Run& run, std::size_t l, const KeyValueRows* cache = nullptr) {
-    return {run, static_cast<std::int64_t>(l), slabs.blocks[l], cache, buffers.blocks[l], &buffers.dblock};
+  Cell& cell(int c) { return cells[static_cast<std::size_t>(c)]; }
+  Workspace& forward_space() { return spaces.front(); }
+  Workspace& backward_space() { return spaces[options.pairs ? 1 : 0]; }
+  Workspace& waiting_space(int w) { return spaces[static_cast<std::size_t>((options.pairs ? 2 : 1) + w)]; }
+  int take_waiting_space() {
+    int w = 0;
+    while (w < options.waiting && waiting_space(w).in_use) ++w;
+    FB_CHECK(w < options.waiting, "{} cells wait for backward_weight already", options.waiting);
+    waiting_space(w).in_use = true;
+    return w;
   }
 
-  Mat main_output() { return buffers.blocks[static_cast<std::size_t>(config.num_hidden_layers) - 1].out_TD; }
-  std::size_t mtp_block(std::size_t depth) const { return static_cast<std::size_t>(config.num_hidden_layers) + depth; }
-
-  // What MTP module `depth` (from 0) takes as the hidden state: the main model's for the first, the module's before it after.
-  ConstMat mtp_hidden(std::size_t depth) {
-    if (depth == 0) return config.mtp_hidden_post_norm ? buffers.final_TD : main_output();
-    return config.mtp_hidden_post_norm ? buffers.mtp[depth - 1].normed_TD : buffers.blocks[mtp_block(depth - 1)].out_TD;
+  void lay_out(Cell& c, Workspace& space, BackwardBuffers backward) {
+    const std::int64_t T = c.batch.sequences * c.batch.seq_len;
+    space.layout.lay_out(c.kept, space.again, space.work, layout_shape(config, options, c.stage, backward, T, c.batch.sequences));
   }
 
-  // The norm after the main layers, and after module `depth`.
-  void final_norm(const Run& run) { norm(run, main_output(), slabs.norm, buffers.final_TD); }
-  void mtp_norm(const Run& run, std::size_t depth) {
-    const std::size_t l = mtp_block(depth);
-    norm(run, buffers.blocks[l].out_TD, slabs.blocks[l].head_norm, buffers.mtp[depth].normed_TD);
-  }
-  void norm(const Run& run, ConstMat x, int slab, Mat y) { run.k().rms_norm_forward(run.ctx, x, run.weight(slab), config.rms_norm_eps, y); }
-
-  void main_forward(const Run& run, std::span<const std::int32_t> ids, std::span<const KeyValueRows> cache = {}) {
-    run.k().embedding_forward(run.ctx, run.weight(slabs.embedding), ids, buffers.blocks.front().x_TD);
-    for (std::size_t l = 0; l < static_cast<std::size_t>(config.num_hidden_layers); ++l)
-      block_forward(block(run, l, cache.empty() ? nullptr : &cache[l]));
-    final_norm(run);
-  }
-
-  void mtp_forward(const Run& run, const MicroBatch& batch, std::size_t depth) {
-    MtpActivations& a = buffers.mtp[depth];
-    const std::size_t l = mtp_block(depth);
-    const core::SpanScope span(run.ctx.spans, "mtp", static_cast<std::int64_t>(l));
-    mtp_shift(batch.inputs, batch.targets, batch.seq_len, static_cast<std::int64_t>(depth) + 1, a);
-    mtp_join(run, slabs, slabs.blocks[l], mtp_hidden(depth), a, buffers.blocks[l].x_TD);
-    block_forward(block(run, l));
-    mtp_norm(run, depth);
-  }
-
-  void block_backward(const Run& run, std::size_t l, double balance_scale) {
-    buffers.dblock.dout_TD = buffers.dout_TD;
-    buffers.dblock.dx_TD = buffers.dx_TD;
-    BlockRun b = block(run, l);
-    b.balance_scale = balance_scale;
-    block_backward_input(b);
-    block_backward_weight(b);
-  }
-
-  // From dnormed (gradient after the norm) to dout (before it); `also` is a gradient that reaches the block's output directly.
-  void norm_backward(const Run& run, ConstMat dnormed, ConstMat x, int slab, ConstMat also) {
-    run.k().rms_norm_backward_input(run.ctx, dnormed, x, run.weight(slab), config.rms_norm_eps, also, buffers.dout_TD);
-    run.k().rms_norm_backward_weight(run.ctx, dnormed, x, config.rms_norm_eps, run.gradient(slab));
-  }
-
-  // Backward through module `depth`, whose dnormed stands in dmtp. `carry`: the gradient of the hidden state that the module
-  // after it read (null for the last). Leaves its own in dhidden_TD.
-  void mtp_backward(const Run& run, std::size_t depth, bool carry, double balance_scale) {
-    const std::size_t l = mtp_block(depth);
-    const core::SpanScope span(run.ctx.spans, "mtp_backward", static_cast<std::int64_t>(l));
-    MtpActivations& a = buffers.mtp[depth];
-    Mat dnormed = buffers.dmtp.dnormed_TD;
-    const bool after_norm = config.mtp_hidden_post_norm;
-    if (carry && after_norm) run.k().add(run.ctx, dnormed, buffers.dhidden_TD, dnormed);
-    norm_backward(run, dnormed, buffers.blocks[l].out_TD, slabs.blocks[l].head_norm,
-                  carry && !after_norm ? ConstMat(buffers.dhidden_TD) : ConstMat{});
-    block_backward(run, l, balance_scale);
-    if (run.recompute()) depth == 0 ? final_norm(run) : mtp_norm(run, depth - 1);  // its hidden state, and what the loss before it reads
-    mtp_join_backward_input(run, slabs, slabs.blocks[l], mtp_hidden(depth), a, buffers.dx_TD, buffers.dmtp, {}, buffers.dhidden_TD);
-    mtp_join_backward_weight(run, slabs, slabs.blocks[l], mtp_hidden(depth), a, buffers.dx_TD, buffers.dmtp);
-  }
-
-  void main_backward(const Run& run, std::span<const std::int32_t> ids, bool carry, double balance_scale) {
-    const bool after_norm = config.mtp_hidden_post_norm;
-    if (carry && after_norm) run.k().add(run.ctx, buffers.dfinal_TD, buffers.dhidden_TD, buffers.dfinal_TD);
-    norm_backward(run, buffers.dfinal_TD, main_output(), slabs.norm, carry && !after_norm ? ConstMat(buffers.dhidden_TD) : ConstMat{});
-    for (auto l = static_cast<std::size_t>(config.num_hidden_layers); l-- > 0;) {
-      block_backward(run, l, balance_scale);
-      std::swap(buffers.dout_TD, buffers.dx_TD);
+  void open(Cell& c, const StageShape& stage, const MicroBatch& batch, std::int64_t first) {
+    const std::int64_t T = batch.sequences * batch.seq_len;
+    FB_CHECK(T <= options.max_tokens && first + batch.seq_len <= options.max_seq_len, "{} tokens of {}, position {} of {}", T,
+             options.max_tokens, first + batch.seq_len, options.max_seq_len);
+    c.stage = stage;
+    c.batch = batch;
+    c.positions.clear();
+    c.segments.clear();
+    for (std::int64_t s = 0; s < batch.sequences; ++s) {
+      c.segments.push_back({.q_row = s * batch.seq_len, .rows = batch.seq_len, .first_position = first, .kv_row = s * batch.seq_len});
+      for (std::int64_t i = 0; i < batch.seq_len; ++i) c.positions.push_back(static_cast<std::int32_t>(first + i));
     }
-    run.k().embedding_backward(run.ctx, buffers.dout_TD, ids, run.gradient(slabs.embedding));
+    lay_out(c, forward_space(), of_a_block(options));
+    c.input = forward_space().layout.input_TD;
+    c.output = forward_space().layout.output_TD();
   }
 
-  void count_routing(LossSums& sums, std::size_t blocks) const {
-    const auto E = static_cast<std::size_t>(config.n_routed_experts);
-    for (std::size_t l = 0; l < blocks; ++l) {
-      if (!config.is_moe_layer(static_cast<std::int64_t>(l))) continue;
-      const BlockActivations& b = buffers.blocks[l];
-      sums.balance += b.balance;
-      for (std::size_t e = 0; e < E; ++e) sums.expert_load[l * E + e] += b.moe.routing.offsets[e + 1] - b.moe.routing.offsets[e];
-    }
+  // `play` gets the cell's StageRun in the buffers of `space`.
+  template <class Play>
+  void with(const Pass& pass, Cell& c, Workspace& space, Play&& play) {
+    const Run run{pass.ctx,
+                  config,
+                  options.precision,
+                  pass.weights,
+                  pass.gradients,
+                  c.batch.sequences * c.batch.seq_len,
+                  c.batch.sequences,
+                  c.segments,
+                  c.positions,
+                  cos_sin_PR,
+                  options.storage,
+                  &tiles,
+                  &c.sums->nonfinite_tiles};
+    StageRun stage(run, pass, slabs, c.stage, c.batch, space.layout, *c.sums);
+    play(stage);
   }
 
-  // The module's guess at position i and the main model's at i + depth + 1 are guesses of the same token.
-  void count_accepted(const MicroBatch& batch, std::size_t depth, LossSums& sums) const {
-    const auto* main = buffers.best_main_1T.row<std::int32_t>(0);
-    const auto* draft = buffers.head.best_1T.row<std::int32_t>(0);
-    const auto& targets = buffers.mtp[depth].targets;
-    for (std::size_t t = 0; t < batch.inputs.size(); ++t) sums.mtp_accepted[depth] += targets[t] >= 0 && draft[t] == main[t + depth + 1];
+  // Before a backward: the buffers, and in them the gradient of the stage's output.
+  void begin_backward(Cell& c, Workspace& space, BackwardBuffers buffers, ConstMat doutput) {
+    lay_out(c, space, buffers);
+    if (c.stage.heads) return;
+    const Mat d = space.layout.doutput_TD();
+    FB_CHECK(doutput.rows == d.rows && doutput.cols == d.cols, "a gradient [{}, {}], not [{}, {}]", doutput.rows, doutput.cols, d.rows,
+             d.cols);
+    std::memcpy(d.data, doutput.data, static_cast<std::size_t>(d.bytes()));
+  }
+  static ConstMat end_backward(const Cell& c, Workspace& space) { return c.stage.embeds ? ConstMat{} : space.layout.dinput_TD(); }
+
+  // Inference: the whole model up to the final norm, without losses. `after` reads what that leaves.
+  template <class After>
+  void infer(const Context& ctx, const SlabBuffers& weights, const MicroBatch& batch, std::int64_t first,
+             std::span<const KeyValueRows> cache, After&& after) {
+    Cell& c = cells.front();
+    open(c, stages.front(), batch, first);
+    c.sums = &unread;
+    const Pass pass{ctx, weights};
+    with(pass, c, forward_space(), [&](StageRun& stage) {
+      stage.main_forward(cache);
+      after(stage, forward_space().layout);
+    });
   }
 };
-
-Transformer::Memory Transformer::memory_needed(const ModelConfig& config, const Options& options) {
-  Arena kept = Arena::counting(), again = Arena::counting(), work = Arena::counting();
-  Layout layout;
-  // A micro-batch of max_tokens in the most sequences it could hold needs the most room.
-  const std::int64_t sequences = options.max_sequences > 0 ? options.max_sequences : options.max_tokens;
-  layout.lay_out(kept, again, work, config, options, options.max_tokens, sequences);
-  const std::int64_t tiles = options.training ? tile_bytes(config, options.precision, options.max_tokens) : 0;
-  return {kept.high_water(), again.high_water(), work.high_water(), tiles};
+Transformer::Memory Transformer::memory_needed(const ModelConfig& m, const Options& o) {
+  const Bytes one = bytes_needed(m, o, of_a_block(o));
+  Memory memory{.activations = o.cells * one.kept, .recomputed = one.again, .work = one.work};
+  if (o.pairs) memory.recomputed *= 2, memory.work *= 2;
+  if (o.waiting > 0) {
+    const Bytes all = bytes_needed(m, o, BackwardBuffers::of_all_blocks);
+    memory.waiting = o.waiting * (all.again + all.work);
+  }
+  memory.tiles = o.training ? tile_bytes(m, o.precision, o.max_tokens) : 0;
+  return memory;
 }
 
-std::int64_t Transformer::activation_bytes() const { return state_->kept.high_water(); }
+std::int64_t Transformer::activation_bytes() const {
+  std::int64_t most = 0;
+  for (const Cell& c : state_->cells) most = std::max(most, c.kept.high_water());
+  return most;
+}
 
 Transformer::Transformer(const ModelConfig& config, const ParameterList& list, const Options& options)
-    : state_(std::make_unique<State>(config, list, options, memory_needed(config, options))) {
+    : state_(std::make_unique<State>(config, list, options)) {
   check_storage(options.precision, options.storage);
 }
 
 Transformer::~Transformer() = default;
 
-void Transformer::forward_backward(const Context& ctx, const SlabBuffers& weights, const MicroBatch& batch, const LossWeights& scale,
-                                   bool with_mtp, const SlabBuffers* gradients, LossSums& sums) {
-  State& s = *state_;
-  const Run run = s.begin(ctx, weights, gradients, batch.sequences, batch.seq_len, 0);
-  const std::size_t depths = with_mtp ? s.buffers.mtp.size() : 0;
-  s.nonfinite_tiles = 0;
-  s.main_forward(run, batch.inputs);
-  head_loss(run, s.slabs.head, s.buffers.final_TD, batch.targets, scale.main, s.buffers.head, s.buffers.dfinal_TD);
-  sums.main += sum_losses(s.buffers.head.loss_1T, batch.targets, sums.main_tokens);
-  std::memcpy(s.buffers.best_main_1T.data, s.buffers.head.best_1T.data, static_cast<std::size_t>(s.buffers.best_main_1T.bytes()));
-  for (std::size_t k = 0; k < depths; ++k) s.mtp_forward(run, batch, k);
-  s.count_routing(sums, s.mtp_block(depths));
+void Transformer::forward_backward(const Pass& pass, const MicroBatch& batch, LossSums& sums) {
+  begin(0, 0, batch, sums);
+  forward(pass, 0);
+  if (pass.gradients) backward(pass, 0, {});
+  else losses(pass, 0);
+}
 
-  for (std::size_t k = depths; k-- > 0;) {
-    const MtpActivations& a = s.buffers.mtp[k];
-    head_loss(run, s.slabs.head, a.normed_TD, a.targets, scale.mtp, s.buffers.head, s.buffers.dmtp.dnormed_TD);
-    sums.mtp[k] += sum_losses(s.buffers.head.loss_1T, a.targets, sums.mtp_tokens[k]);
-    s.count_accepted(batch, k, sums);
-    if (gradients) s.mtp_backward(run, k, /*carry=*/k + 1 < depths, scale.sequence_balance);
-  }
-  if (gradients) s.main_backward(run, batch.inputs, /*carry=*/depths > 0, scale.sequence_balance);
-  sums.nonfinite_tiles += s.nonfinite_tiles;
+Mat Transformer::begin(int cell, int stage, const MicroBatch& batch, LossSums& sums) {
+  State& s = *state_;
+  Cell& c = s.cell(cell);
+  s.open(c, s.stages[static_cast<std::size_t>(stage)], batch, 0);
+  c.sums = &sums;
+  return c.stage.embeds ? Mat{} : c.input;
+}
+
+ConstMat Transformer::output(int cell) const { return state_->cell(cell).output; }
+
+void Transformer::forward(const Pass& pass, int cell) {
+  State& s = *state_;
+  Cell& c = s.cell(cell);
+  s.lay_out(c, s.forward_space(), of_a_block(s.options));
+  s.with(pass, c, s.forward_space(), [](StageRun& stage) { StageRun::play(&stage, nullptr, false); });
+}
+
+void Transformer::losses(const Pass& pass, int cell) {
+  State& s = *state_;
+  Cell& c = s.cell(cell);
+  s.lay_out(c, s.forward_space(), of_a_block(s.options));
+  s.with(pass, c, s.forward_space(), [](StageRun& stage) { stage.losses(); });
+}
+
+ConstMat Transformer::backward(const Pass& pass, int cell, ConstMat doutput) {
+  State& s = *state_;
+  Cell& c = s.cell(cell);
+  Workspace& space = s.backward_space();
+  s.begin_backward(c, space, BackwardBuffers::of_a_block, doutput);
+  s.with(pass, c, space, [](StageRun& stage) { StageRun::play(nullptr, &stage, true); });
+  return s.end_backward(c, space);
+}
+
+ConstMat Transformer::backward_input(const Pass& pass, int cell, ConstMat doutput) {
+  State& s = *state_;
+  Cell& c = s.cell(cell);
+  c.waiting = s.take_waiting_space();
+  Workspace& space = s.waiting_space(c.waiting);
+  s.begin_backward(c, space, BackwardBuffers::of_all_blocks, doutput);
+  s.with(pass, c, space, [](StageRun& stage) { StageRun::play(nullptr, &stage, false); });
+  return s.end_backward(c, space);
+}
+
+void Transformer::backward_weight(const Pass& pass, int cell) {
+  State& s = *state_;
+  Cell& c = s.cell(cell);
+  Workspace& space = s.waiting_space(c.waiting);
+  s.with(pass, c, space, [](StageRun& stage) { stage.backward_weight(); });
+  space.in_use = false;
+}
+
+ConstMat Transformer::pair(const Pass& pass, int forward_cell, int backward_cell, ConstMat doutput) {
+  State& s = *state_;
+  FB_CHECK(s.options.pairs, "no room for pairs");
+  Cell &f = s.cell(forward_cell), &b = s.cell(backward_cell);
+  Workspace& space = s.backward_space();
+  s.lay_out(f, s.forward_space(), of_a_block(s.options));
+  s.begin_backward(b, space, BackwardBuffers::of_a_block, doutput);
+  s.with(pass, f, s.forward_space(),
+         [&](StageRun& forward) { s.with(pass, b, space, [&](StageRun& backward) { StageRun::play(&forward, &backward, true); }); });
+  return s.end_backward(b, space);
 }
 
 void Transformer::score(const Context& ctx, const SlabBuffers& weights, const MicroBatch& batch, Mat loss_1T) {
   State& s = *state_;
-  const Run run = s.begin(ctx, weights, nullptr, batch.sequences, batch.seq_len, 0);
-  s.main_forward(run, batch.inputs);
-  head_loss(run, s.slabs.head, s.buffers.final_TD, batch.targets, 1, s.buffers.head, {});
-  std::memcpy(loss_1T.data, s.buffers.head.loss_1T.data, static_cast<std::size_t>(loss_1T.bytes()));
+  s.infer(ctx, weights, batch, 0, {}, [&](StageRun& stage, const Layout& buffers) {
+    stage.main_loss();
+    std::memcpy(loss_1T.data, buffers.head.loss_1T.data, static_cast<std::size_t>(loss_1T.bytes()));
+  });
 }
 
 void Transformer::logits(const Context& ctx, const SlabBuffers& weights, std::span<const std::int32_t> ids, Mat logits_TW) {
   State& s = *state_;
-  const Run run = s.begin(ctx, weights, nullptr, 1, static_cast<std::int64_t>(ids.size()), 0);
-  s.main_forward(run, ids);
-  linear_forward(run, s.buffers.final_TD, s.slabs.head, {}, logits_TW);
+  const MicroBatch batch{1, std::ssize(ids), ids, {}};
+  s.infer(ctx, weights, batch, 0, {},
+          [&](StageRun& stage, const Layout& buffers) { linear_forward(stage.run(), buffers.final_TD, s.slabs.head, {}, logits_TW); });
 }
 
 void Transformer::extend(const Context& ctx, const SlabBuffers& weights, std::span<const std::int32_t> ids, std::int64_t first_position,
                          std::span<const KeyValueRows> cache, Mat logits_1W) {
   State& s = *state_;
-  const Run run = s.begin(ctx, weights, nullptr, 1, static_cast<std::int64_t>(ids.size()), first_position);
-  s.main_forward(run, ids, cache);
-  linear_forward(run, s.buffers.final_TD.row_range(run.tokens - 1, 1), s.slabs.head, {}, logits_1W);
+  const MicroBatch batch{1, std::ssize(ids), ids, {}};
+  s.infer(ctx, weights, batch, first_position, cache, [&](StageRun& stage, const Layout& buffers) {
+    linear_forward(stage.run(), buffers.final_TD.row_range(std::ssize(ids) - 1, 1), s.slabs.head, {}, logits_1W);
+  });
 }
 
 }  // namespace finback::model

@@ -53,8 +53,9 @@ std::optional<Evaluation> Evaluator::run(Trainer& trainer, const std::function<b
     const std::span inputs(inputs_.data(), tokens), targets(targets_.data(), tokens);
     windows_.fill(first, inputs, targets);
     const model::MicroBatch batch{sequences, seq_len_, inputs, targets};
-    trainer.transformer().forward_backward(trainer.context(), trainer.state().weights, batch, {},
-                                           /*with_mtp=*/config_.num_nextn_predict_layers > 0, /*gradients=*/nullptr, sums);
+    const kernels::Context ctx = trainer.context();
+    trainer.transformer().forward_backward(
+        {.ctx = ctx, .weights = trainer.state().weights, .with_mtp = config_.num_nextn_predict_layers > 0}, batch, sums);
     for (const std::int32_t id : targets) {
       if (id < 0) continue;
       e.bytes += bytes_[static_cast<std::size_t>(id)];

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 
 namespace finback::train {
 namespace {
@@ -174,7 +175,7 @@ void Trainer::describe_experts(StepReport& report) const {
     report.imbalance = std::max(report.imbalance, imbalance);
     layers += imbalance > 0;
   }
-  report.balance_loss = mean(sums_.balance, layers * report.sequences);
+  report.balance_loss = mean(std::accumulate(sums_.balance.begin(), sums_.balance.end(), 0.0), layers * report.sequences);
 }
 
 // gradients and sums_ of the step's whole batch. Each rank has as many sequences, in order; a rank's micro-batches are added in order, then
@@ -205,7 +206,7 @@ void Trainer::compute_gradients(std::int64_t sequences) {
     for (std::size_t at = r * tokens_a_rank; at < (r + 1) * tokens_a_rank; at += tokens_a_batch) {
       const model::MicroBatch batch{run_.train.micro_batch, run_.data.seq_len, inputs_.subspan(at, tokens_a_batch),
                                     targets_.subspan(at, tokens_a_batch)};
-      transformer_.forward_backward(ctx, state_.weights, batch, scale, with_mtp, &gradients, sums);
+      transformer_.forward_backward({ctx, state_.weights, &gradients, scale, with_mtp}, batch, sums);
     }
     if (r == 0) continue;
     for (std::size_t s = 0; s < gradients.slabs.size(); ++s)

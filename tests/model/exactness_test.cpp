@@ -70,7 +70,7 @@ Result step(const ModelConfig& config, const Setup& setup) {
   Result r;
   r.sums.reset(config);
   const LossWeights scale{.main = 1.0 / (kSequences * kLength), .mtp = 0.3 / (kSequences * kLength), .sequence_balance = 1e-2 / kSequences};
-  transformer.forward_backward(ctx, weights, {kSequences, kLength, tokens.inputs, tokens.targets}, scale, /*with_mtp=*/true, &gradients,
+  transformer.forward_backward({ctx, weights, &gradients, scale, /*with_mtp=*/true}, {kSequences, kLength, tokens.inputs, tokens.targets},
                                r.sums);
   for (const core::Mat& g : gradients.slabs) {
     std::vector<double>& values = r.gradients.emplace_back();

@@ -4,6 +4,7 @@
 #include "formats/fp8.h"
 #include "formats/hf_folder.h"
 #include "kernels/traced.h"
+#include "tests/formats/temp_folder.h"
 #include "tests/train/allocations.h"
 #include "tests/train/tiny_model.h"
 #include "train/checkpoint.h"
@@ -106,19 +107,19 @@ TEST(Trainer, TheNumberOfThreadsChangesNoBit) {
 }
 
 // A run that is stopped, saved, read back into a new process's memory and continued has the bits of one that never stopped.
-class Resumed : public testing::TestWithParam<RunConfig> {};
-INSTANTIATE_TEST_SUITE_P(Precisions, Resumed, testing::Values(tiny_run(), fp8_run()),
+class Resumed : public ::testing::TestWithParam<RunConfig> {};
+INSTANTIATE_TEST_SUITE_P(Precisions, Resumed, ::testing::Values(tiny_run(), fp8_run()),
                          [](const auto& tested) { return tested.param.train.precision; });
 
 TEST_P(Resumed, HasTheBitsOfAnUninterruptedRun) {
   Session whole(GetParam()), first(GetParam()), second(GetParam());
   const auto losses = whole.steps(12);
   first.steps(7);
-  const std::string directory = ::testing::TempDir() + "/finback resume";
+  const finback::testing::TempFolder folder;
   Snapshot snapshot(first.list, model::precision_of("bf16"), core::DType::bf16);
   snapshot.copy(first.trainer.state(), first.trainer.context());
   const CheckpointContent content{first.model, first.list, core::DType::bf16, "", "", 1, {}};
-  const std::string path = write_checkpoint(directory, content, snapshot);
+  const std::string path = write_checkpoint(folder.path(), content, snapshot);
   read_checkpoint(path, content, {}, second.trainer.state());
   second.trainer.state().refresh_weights(second.trainer.context());
   const auto continued = second.steps(5);
@@ -146,8 +147,8 @@ TEST(Trainer, ClippingBoundsTheStepNotTheReport) {
   EXPECT_GT(r.trainer.step().grad_norm, 1e-3);
 }
 
-class BadWeight : public testing::TestWithParam<RunConfig> {};
-INSTANTIATE_TEST_SUITE_P(Precisions, BadWeight, testing::Values(tiny_run(), fp8_run()),
+class BadWeight : public ::testing::TestWithParam<RunConfig> {};
+INSTANTIATE_TEST_SUITE_P(Precisions, BadWeight, ::testing::Values(tiny_run(), fp8_run()),
                          [](const auto& tested) { return tested.param.train.precision; });
 
 TEST_P(BadWeight, IsSkippedAndCountedWhileItStays) {
@@ -324,10 +325,11 @@ TEST(Trainer, AnFp8FolderHoldsTheCodesThatLayersMultiply) {
     trainer.state().initialise(config, 1, trainer.context());
     for (int i = 0; i < 3; ++i) trainer.step();
 
+    const finback::testing::TempFolder temporary;
     Snapshot snapshot(list, precision_of(run), core::DType::bf16);
     snapshot.copy(trainer.state(), trainer.context());
     const CheckpointContent content{config, list, core::DType::e4m3, "", "", 1, {}, power_of_two};
-    const std::string path = write_checkpoint(::testing::TempDir() + "/finback fp8", content, snapshot);
+    const std::string path = write_checkpoint(temporary.path(), content, snapshot);
     EXPECT_TRUE(faults_of(path).empty());
     const formats::ModelFolder folder(path);
     EXPECT_TRUE(folder.check(list).empty());
