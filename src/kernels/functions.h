@@ -5,6 +5,7 @@
 
 #define FB_FUNCTIONS(X)       \
   X(linear_forward)           \
+  X(linear_slices)            \
   X(linear_backward_input)    \
   X(linear_backward_weight)   \
   X(packed_bytes)             \
@@ -23,6 +24,7 @@
   X(scaled_backward_weight)   \
   X(attention_forward)        \
   X(attention_backward)       \
+  X(latent_attention)         \
   X(rms_norm_forward)         \
   X(rms_norm_backward_input)  \
   X(rms_norm_backward_weight) \

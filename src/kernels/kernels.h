@@ -108,6 +108,17 @@ struct Segment {
   std::int64_t kv_row = 0;          // the row of kv and k_pe that holds position 0; keys 0 … first_position+rows-1 are there
 };
 
+// Positions of a page of the latent cache; attention joins so many keys at a time.
+constexpr std::int64_t kPage = 64;
+
+// A run of consecutive positions of one sequence whose keys lie in pages of a latent cache.
+struct PagedSegment {
+  std::int64_t q_row = 0;               // its first row in q, o
+  std::int64_t rows = 0;                // how many queries
+  std::int64_t first_position = 0;      // position of the first query; keys 0 … first_position+rows-1 are there
+  const std::int32_t* pages = nullptr;  // position j is row pages[j / kPage] · kPage + j % kPage of the cache
+};
+
 struct AttentionShape {
   std::int64_t heads = 0, nope = 0, rope = 0, value = 0;
   double scale = 1;  // multiplies the scores
@@ -138,6 +149,8 @@ struct Table {
   // ---- linear layers (linear.cpp). Dense: one group and offsets {0, T}.
   // y_SN = [addend_SN +] x_SK · w[group]_NKᵀ. y is storage or accumulator type; addend (same type as y) may be y itself or null.
   void (*linear_forward)(const Context&, ConstMat x_SK, const WeightView& w_GNK, Offsets, ConstMat addend_SN, Mat y_SN);
+  // The same by slices of columns: y_T·[g · y_step … +N] = x_T·[g · x_step … +K] · w[g]_NKᵀ for each group g (the heads of absorbed MLA).
+  void (*linear_slices)(const Context&, ConstMat x, std::int64_t x_step, const WeightView& w_GNK, Mat y, std::int64_t y_step);
   // dx_SK = [addend_SK +] dy_SN · w[group]_NK.
   void (*linear_backward_input)(const Context&, ConstMat dy_SN, const WeightView& w_GNK, Offsets, ConstMat addend_SK, Mat dx_SK);
   // dw[group]_NK += dy_SNᵀ · x_SK over the group's rows; dw_GNK is one [G·N, K] matrix of accumulator type.
@@ -192,6 +205,13 @@ struct Table {
   // Only for segments that hold all their keys (first_position 0) and do not share them. Writes every row the segments name.
   void (*attention_backward)(const Context&, ConstMat q, ConstMat kv, ConstMat k_pe, ConstMat o, ConstMat lse, ConstMat d_o,
                              std::span<const Segment>, const AttentionShape&, Mat dq, Mat dkv, Mat dk_pe);
+
+  // ---- attention over a latent cache (latent_attention.cpp): the absorbed form of MLA, causal [V2 §2.1.2]. For every head a position's
+  // key is its row [c_kv | k_pe] of cache_P(C+R), its value the first C of it. Head h asks with [q_latent | the rope part of q], where
+  // q_latent_T(H·C) = q_nope · W_UK and q_T(H·(N+R)). o_T(H·C). Pages are combined in order (online softmax) within spans of
+  // eight that begin at absolute positions, and spans in order. shape.value is not read.
+  void (*latent_attention)(const Context&, ConstMat q_latent, ConstMat q, ConstMat cache, std::span<const PagedSegment>,
+                           const AttentionShape&, Mat o);
 
   // ---- norms (norm.cpp). y = w · round(x · rsqrt(mean x² + eps)), rounded to storage in between as Hugging Face does.
   void (*rms_norm_forward)(const Context&, ConstMat x_TD, ConstMat w_1D, double eps, Mat y_TD);

@@ -33,6 +33,7 @@ void fill_reference(Table& t) {
   add_scaled_linear(t);
   add_packed_weights(t);
   add_attention(t);
+  add_latent_attention(t);
   add_norm(t);
   add_rope(t);
   add_swiglu(t);
@@ -44,24 +45,25 @@ void fill_reference(Table& t) {
   add_elementwise(t);
 }
 
-#define FB_FILL(isa)            \
-  [](Table& t) {                \
-    isa::add_linear(t);         \
-    isa::add_quantize(t);       \
-    isa::add_e5m6(t);           \
-    isa::add_logfmt(t);         \
-    isa::add_scaled_linear(t);  \
-    isa::add_packed_weights(t); \
-    isa::add_attention(t);      \
-    isa::add_norm(t);           \
-    isa::add_rope(t);           \
-    isa::add_swiglu(t);         \
-    isa::add_gate(t);           \
-    isa::add_permute(t);        \
-    isa::add_embedding(t);      \
-    isa::add_loss(t);           \
-    isa::add_optimizer(t);      \
-    isa::add_elementwise(t);    \
+#define FB_FILL(isa)              \
+  [](Table& t) {                  \
+    isa::add_linear(t);           \
+    isa::add_quantize(t);         \
+    isa::add_e5m6(t);             \
+    isa::add_logfmt(t);           \
+    isa::add_scaled_linear(t);    \
+    isa::add_packed_weights(t);   \
+    isa::add_attention(t);        \
+    isa::add_latent_attention(t); \
+    isa::add_norm(t);             \
+    isa::add_rope(t);             \
+    isa::add_swiglu(t);           \
+    isa::add_gate(t);             \
+    isa::add_permute(t);          \
+    isa::add_embedding(t);        \
+    isa::add_loss(t);             \
+    isa::add_optimizer(t);        \
+    isa::add_elementwise(t);      \
   }
 
 bool always() { return true; }
@@ -88,6 +90,7 @@ bool has_amx() {
 // What matrix registers do; the rest is the table's before.
 void fill_amx(Table& t) {
   amx::add_attention(t);
+  amx::add_latent_attention(t);
   amx::add_linear(t);
   amx::add_scaled_linear(t);
   amx::add_packed_weights(t);

@@ -25,6 +25,11 @@ Work added(double flops, double read, const ConstMat& out) { return {flops, read
 Work linear_forward(ConstMat x, const WeightView& w, Offsets, ConstMat addend, Mat y) {
   return {2 * count(x.rows * w.rows * w.cols), bytes(x, w, addend), bytes(y)};
 }
+Work linear_slices(ConstMat x, std::int64_t, const WeightView& w, Mat y, std::int64_t) {
+  const double rows = count(x.rows), groups = count(w.groups), size = count(core::size_of(x.dtype));
+  return {2 * rows * count(w.groups * w.rows * w.cols), bytes(w) + rows * groups * count(w.cols) * size,
+          rows * groups * count(w.rows) * count(core::size_of(y.dtype))};
+}
 Work linear_backward_input(ConstMat dy, const WeightView& w, Offsets, ConstMat addend, Mat dx) {
   return {2 * count(dy.rows * w.rows * w.cols), bytes(dy, w, addend), bytes(dx)};
 }
@@ -72,6 +77,18 @@ Work attention_backward(ConstMat q, ConstMat kv, ConstMat k_pe, ConstMat o, Cons
                         const AttentionShape& s, Mat dq, Mat dkv, Mat dk_pe) {
   const double forward = attention_forward(q, kv, k_pe, segments, s, {}, {}).flops;
   return {2.5 * forward, bytes(q, kv, k_pe, o, lse, d_o), bytes(dq, dkv, dk_pe)};
+}
+
+// The pages of each segment once for all heads.
+Work latent_attention(ConstMat q_latent, ConstMat q, ConstMat cache, std::span<const PagedSegment> segments, const AttentionShape& s,
+                      Mat o) {
+  Work work{0, bytes(q_latent, q), bytes(o)};
+  for (const PagedSegment& i : segments) {
+    const double rows = count(i.rows), keys = count(i.first_position) + rows;
+    work.flops += 2 * count(s.heads * (2 * cache.cols - s.rope)) * rows * (keys - rows / 2);
+    work.read += keys * count(cache.cols * core::size_of(cache.dtype));
+  }
+  return work;
 }
 
 Work rms_norm_forward(ConstMat x, ConstMat w, double, Mat y) { return {0, bytes(x, w), bytes(y)}; }

@@ -87,6 +87,28 @@ class Cases {
         });
     add("attention_backward", shape,
         [=](const Context& ctx) { ctx.kernels.attention_backward(ctx, q, kv, k_pe, o, lse, d_o, *segments, s, dq, dkv, dk_pe); });
+    latent_attention(q);
+  }
+
+  // The absorbed form of the same, over pages.
+  void latent_attention(const Mat& q) {
+    const kernels::AttentionShape s = m_.attention_shape();
+    const std::int64_t C = m_.kv_lora_rank, pages = (length_ + kernels::kPage - 1) / kernels::kPage;
+    const Mat q_latent = take(storage_, T_, s.heads * C), o = take(storage_, T_, s.heads * C),
+              cache = take(storage_, sequences_ * pages * kernels::kPage, C + s.rope),
+              table = numbers(1, sequences_ * pages, [](std::int64_t i) { return i; });
+    const auto segments = std::make_shared<std::vector<kernels::PagedSegment>>();
+    for (std::int64_t i = 0; i < sequences_; ++i)
+      segments->push_back({.q_row = i * length_, .rows = length_, .pages = static_cast<const std::int32_t*>(table.data) + i * pages});
+    add("latent_attention", fmt::format("{} x {} tokens, {} heads of {} + {}", sequences_, length_, s.heads, C, s.rope),
+        [=](const Context& ctx) { ctx.kernels.latent_attention(ctx, q_latent, q, cache, *segments, s, o); });
+    // A token of each sequence, at its end.
+    const auto last = std::make_shared<std::vector<kernels::PagedSegment>>(*segments);
+    for (std::size_t i = 0; i < last->size(); ++i) (*last)[i] = {static_cast<std::int64_t>(i), 1, length_ - 1, (*segments)[i].pages};
+    add("latent_attention", fmt::format("{} x 1 token after {}, {} heads of {} + {}", sequences_, length_ - 1, s.heads, C, s.rope),
+        [=, n = sequences_](const Context& ctx) {
+          ctx.kernels.latent_attention(ctx, q_latent.row_range(0, n), q.row_range(0, n), cache, *last, s, o.row_range(0, n));
+        });
   }
 
   void norm() {

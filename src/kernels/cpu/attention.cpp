@@ -49,50 +49,6 @@ struct Buffers {
   }
 };
 
-// One block of keys (a multiple of kSums) for up to kGroup queries: raises `top` to the block's highest score, turns scores into
-// weights 2^(score · scale − top) and adds them to `sum`. Key j is masked for lane l when l < j + diagonal.
-template <class T>
-void weigh(float* scores, int64_t keys, int64_t lanes, int64_t diagonal, float scale, float* top, float* sum, float* factor,
-           Unit* weights) {
-  const int64_t unmasked = least(diagonal > 0 ? 0 : 1 - diagonal, keys);
-  for (int64_t l = 0; l < lanes; l += kRegister) {
-    vr part[4];  // so that one maximum need not wait for another
-    for (vr& p : part) p = splat_r(-kInfinity);
-    int64_t row = 0;
-    for (; row + 4 <= unmasked; row += 4)
-#pragma GCC unroll 4
-      for (int64_t i = 0; i < 4; ++i) part[i] = vmax(load_r(scores + (row + i) * kGroup + l), part[i]);
-    vr highest = vmax(vmax(part[0], part[1]), vmax(part[2], part[3]));
-    for (; row < unmasked; ++row) highest = vmax(load_r(scores + row * kGroup + l), highest);
-    for (int64_t j = unmasked; j < keys; ++j) {
-      const vr x = lane_numbers() + static_cast<float>(l) >= static_cast<float>(j + diagonal) ? load_r(scores + j * kGroup + l)
-                                                                                              : splat_r(-kInfinity);
-      store_r(scores + j * kGroup + l, x);
-      highest = vmax(x, highest);
-    }
-    const vr before = load_r(top + l), now = vmax(highest * scale, before), rise = vexp2(before - now);
-    const auto weight = [&](int64_t j) { return weight_of<T>(madd(load_r(scores + j * kGroup + l), splat_r(scale), -now)); };
-    vr of_block[kSums] = {};
-    for (int64_t j = 0; j < keys; j += kSums) {
-      vr w[kSums];
-#pragma GCC unroll 4
-      for (int i = 0; i < kSums; ++i) {
-        w[i] = weight(j + i);
-        of_block[i] += w[i];
-        if constexpr (!kPairs<T>) store_r(weights + (j + i) * kGroup + l, w[i]);
-      }
-      if constexpr (kPairs<T>) {
-        store_pairs(weights + j / 2 * kGroup + l, w[0], w[1]);
-        store_pairs(weights + (j / 2 + 1) * kGroup + l, w[2], w[3]);
-      }
-    }
-    const vr total = madd(load_r(sum + l), rise, (of_block[0] + of_block[1]) + (of_block[2] + of_block[3]));
-    store_r(top + l, now);
-    store_r(sum + l, total);
-    store_r(factor + l, rise);
-  }
-}
-
 // Scores of a group of queries and `seen` keys.
 template <class T>
 void score(const Buffers<T>& b, int64_t g, int64_t seen, int64_t lanes, Extent<T> key) {
@@ -164,7 +120,10 @@ void forward_task(void* argument, int64_t task, int thread) {
       const int64_t seen = least(padded, round_up(group_position + group_rows(g) - key0, 8));
       if (seen <= 0) continue;
       score(b, g, seen, lanes, key);
-      weigh<T>(b.scores, seen, lanes, key0 - group_position, scale, b.top + g * kGroup, b.sum + g * kGroup, b.factor, b.weights);
+      const int64_t diagonal = key0 - group_position;  // lane l sees key j when l >= j + diagonal
+      const auto sees = [&](int64_t j, int64_t l) { return lane_numbers() + static_cast<float>(l) >= static_cast<float>(j + diagonal); };
+      weigh<T>(b.scores, seen, lanes, least(diagonal > 0 ? 0 : 1 - diagonal, seen), sees, scale, b.top + g * kGroup, b.sum + g * kGroup,
+               b.factor, b.weights);
       add_values(b, g, seen, lanes, value, key0 == 0);
     }
   }

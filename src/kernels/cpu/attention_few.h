@@ -3,16 +3,12 @@
 // term, and so the same bits.
 #pragma once
 
-#include "kernels/cpu/attention_tile.h"
+#include "kernels/cpu/attention_softmax.h"
 
 namespace finback::kernels::FB_ISA {
 namespace {
 
-constexpr int64_t kKeys = 64;  // of a block
-constexpr int64_t kFew = 6;    // queries; with more, filled lanes win
-constexpr int kSums = 4;       // a block's weights are added as so many interleaved sums
-constexpr float kLn2 = 0.69314718f, kInfinity = __builtin_inff();
-static_assert(kKeys % kRowLanes == 0);
+constexpr int64_t kFew = 6;  // queries; with more, filled lanes win
 
 struct Forward {
   ConstMat q, kv, k_pe;
@@ -48,34 +44,6 @@ struct FewBuffers {
     factor = memory.take<float>(kRowLanes);
   }
 };
-
-// The first `seen` scores of a block to weights, the others to zero; as weigh() in attention.cpp. Returns what the block's rise of top
-// does to older weights.
-template <class T>
-float weigh_row(float* scores, int64_t seen, float scale, float& top, float& sum, [[maybe_unused]] Element<T>* weights) {
-  vr highest = splat_r(-kInfinity);
-  for (int64_t j = 0; j < kKeys; j += kRegister) {
-    const vr x = lane_numbers() + static_cast<float>(j) < static_cast<float>(seen) ? load_r(scores + j) : splat_r(-kInfinity);
-    store_r(scores + j, x);
-    highest = vmax(x, highest);
-  }
-  float block_top = highest[0];
-  for (int i = 1; i < kRegister; ++i) block_top = vmax(highest[i], block_top);
-  const float before = top, scaled = block_top * scale;
-  top = vmax(scaled, before);
-  const float rise = vexp2(splat_r(before - top))[0];
-
-  for (int64_t j = 0; j < kKeys; j += kRegister) {
-    const vr w = weight_of<T>(madd(load_r(scores + j), splat_r(scale), splat_r(-top)));
-    store_r(scores + j, w);
-    if constexpr (kPairs<T>) store_halves(weights + j, w);
-  }
-  float of_block[kSums] = {};
-  for (int64_t j = 0; j < kKeys; j += kSums)
-    for (int i = 0; i < kSums; ++i) of_block[i] += scores[j + i];
-  sum = madd(sum, rise, (of_block[0] + of_block[1]) + (of_block[2] + of_block[3]));
-  return rise;
-}
 
 // One head of a segment of at most kFew queries.
 template <class T>

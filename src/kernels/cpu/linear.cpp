@@ -27,6 +27,13 @@ void linear_forward(const Context& ctx, ConstMat x, const WeightView& w, Offsets
   ctx.scratch.release(mark);
 }
 
+void linear_slices(const Context& ctx, ConstMat x, int64_t x_step, const WeightView& w, Mat y, int64_t y_step) {
+  if (const Table* other = other_table(x.dtype)) return other->linear_slices(ctx, x, x_step, w, y, y_step);
+  const int64_t mark = ctx.scratch.mark();
+  multiply(ctx, product_by_slices(ctx, x, x_step, w, y, y_step));
+  ctx.scratch.release(mark);
+}
+
 void linear_backward_input(const Context& ctx, ConstMat dy, const WeightView& w, Offsets offsets, ConstMat addend, Mat dx) {
   if (const Table* other = other_table(dy.dtype)) return other->linear_backward_input(ctx, dy, w, offsets, addend, dx);
   const int64_t mark = ctx.scratch.mark();
@@ -45,6 +52,7 @@ void linear_backward_weight(const Context& ctx, ConstMat dy, ConstMat x, Offsets
 
 void add_linear(Table& table) {
   table.linear_forward = linear_forward;
+  table.linear_slices = linear_slices;
   table.linear_backward_input = linear_backward_input;
   table.linear_backward_weight = linear_backward_weight;
 }

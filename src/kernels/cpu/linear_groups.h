@@ -23,6 +23,10 @@ inline int64_t packed_group_bytes(const WeightView& w) {
 }
 inline const float* scales_at(ConstMat scales, int64_t row) { return scales.data ? scales.row<float>(row) : nullptr; }
 
+inline int64_t group_bytes(const WeightView& w) {
+  return w.packed ? packed_group_bytes(w) : w.rows * w.cols * finback::core::size_of(w.dtype);
+}
+
 // forward and backward_input: each group has rows of its own and a weight matrix of its own. The groups are taken from ctx.scratch.
 inline Product product_by_weights(const Context& ctx, const ScaledMat& a, const WeightView& w, Offsets offsets, bool weights_k_contiguous,
                                   ConstMat addend, Mat c) {
@@ -38,7 +42,6 @@ inline Product product_by_weights(const Context& ctx, const ScaledMat& a, const 
   p.c_dtype = c.dtype;
   p.c_stride = c.stride;
   p.addend_stride = addend.stride;
-  const int64_t group_bytes = w.packed ? packed_group_bytes(w) : w.rows * w.cols * finback::core::size_of(w.dtype);
   p.groups = static_cast<Group*>(ctx.scratch.take(w.groups * static_cast<int64_t>(sizeof(Group))));
   const int64_t* offset = offsets.data();
   for (int64_t g = 0; g < w.groups; ++g) {
@@ -47,11 +50,28 @@ inline Product product_by_weights(const Context& ctx, const ScaledMat& a, const 
     p.groups[p.group_count++] = {.m = rows,
                                  .k = a.codes.cols,
                                  .a = element(a.codes, offset[g]),
-                                 .b = static_cast<const char*>(w.data) + g * group_bytes,
+                                 .b = static_cast<const char*>(w.data) + g * group_bytes(w),
                                  .c = const_cast<char*>(element(c, offset[g])),
                                  .addend = addend.data ? element(addend, offset[g]) : nullptr,
                                  .a_scale = scales_at(a.scales, offset[g]),
                                  .b_scale = scales_at(w.scales, g * (w.scales.rows / w.groups))};
+  }
+  return p;
+}
+
+// Each group has all rows, columns of its own on either side and a weight matrix of its own.
+inline Product product_by_slices(const Context& ctx, ConstMat x, int64_t x_step, const WeightView& w, Mat y, int64_t y_step) {
+  const int64_t rows[] = {0, x.rows};
+  const WeightView first{.data = w.data, .dtype = w.dtype, .rows = w.rows, .cols = w.cols, .packed = w.packed};
+  Product p = product_by_weights(ctx, {x.columns(0, w.cols), {}}, first, rows, /*weights_k_contiguous=*/true, {}, y.columns(0, w.rows));
+  if (p.group_count == 0) return p;
+  const Group g0 = p.groups[0];
+  p.groups = static_cast<Group*>(ctx.scratch.take(w.groups * static_cast<int64_t>(sizeof(Group))));
+  for (p.group_count = 0; p.group_count < w.groups; ++p.group_count) {
+    Group& g = p.groups[p.group_count] = g0;
+    g.a += p.group_count * x_step * finback::core::size_of(x.dtype);
+    g.b += p.group_count * group_bytes(w);
+    g.c += p.group_count * y_step * finback::core::size_of(y.dtype);
   }
   return p;
 }

@@ -18,6 +18,14 @@ void linear_forward(const Context&, ConstMat x, const WeightView& w, Offsets off
   }
 }
 
+// y_T·[g · y_step … +N] = x_T·[g · x_step … +K] · w[g]_NKᵀ
+void linear_slices(const Context& ctx, ConstMat x, std::int64_t x_step, const WeightView& w, Mat y, std::int64_t y_step) {
+  const std::int64_t offsets[] = {0, x.rows};
+  for (std::int64_t g = 0; g < w.groups; ++g)
+    linear_forward(ctx, x.columns(g * x_step, w.cols), {.data = w.group(g).data, .dtype = w.dtype, .rows = w.rows, .cols = w.cols}, offsets,
+                   {}, y.columns(g * y_step, w.rows));
+}
+
 // dx_SK = [addend_SK +] dy_SN · w[group]_NK
 void linear_backward_input(const Context&, ConstMat dy, const WeightView& w, Offsets offsets, ConstMat addend, Mat dx) {
   for (std::int64_t g = 0; g < w.groups; ++g) {
@@ -47,6 +55,7 @@ void linear_backward_weight(const Context&, ConstMat dy, ConstMat x, Offsets off
 
 void add_linear(Table& table) {
   table.linear_forward = linear_forward;
+  table.linear_slices = linear_slices;
   table.linear_backward_input = linear_backward_input;
   table.linear_backward_weight = linear_backward_weight;
 }
