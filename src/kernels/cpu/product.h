@@ -2,7 +2,8 @@
 //
 //   panels   kPanel columns of b are packed once a call, by all threads, as many panels as the scratch memory holds at a time.
 //            A group that has a single block of rows packs slices of a panel where they are used, in cache: decoding reads the
-//            weights once and writes nothing back; so does the task that multiplies a whole group, where groups are many and small.
+//            weights once and writes nothing back; so does the task that multiplies a whole group, where groups are many and small:
+//            slice by slice, each of them met by all blocks of the group's rows.
 //            Weights that were packed before (pack_weights) are used as they stand.
 //   tasks    a block of rows times some panels; k in slices, the sums of a block carried from one to the next (tile.h). For matrix
 //            registers a tile's rows meet a chunk of panels one after the other, while they are in the first cache.
@@ -97,21 +98,22 @@ struct Part {
 };
 
 struct ThreadBuffers {
-  uint32_t* a;      // packed [kSliceUnits, kBlockRows], or rows of kARow bytes
-  uint32_t* units;  // [kTurnedUnits, kBlockRows]
-  uint32_t* b;      // [kSliceUnits, kPanel]
+  uint32_t* a;      // packed, a tile after the other, each [kSliceUnits, kTileRows]; or rows of kARow bytes
+  uint32_t* units;  // packed rows of a, [kRunUnits, kBlockRows], before they are laid out for tiles; and a register
+  uint32_t* b;      // panels, each [kSliceUnits, kPanel]: as many as are held at a time
   float* carry;     // [kBlockRows, kMaxTaskPanels · kPanel]
   float* a_scale;   // [kSliceRuns, kBlockRows]
-  float* b_scale;   // [kSliceRuns, kPanel]
+  float* b_scale;   // panels, each [kSliceRuns, kPanel]
   void* decoded;    // numbers of a run: [kPanel, 128] of lines along k, or [128, kAcross] of lines side by side
 };
 constexpr int64_t kSliceRuns = kSliceUnits / 64;  // at most
 constexpr int64_t kARow = kSliceUnits * 4 + 64;   // so that rows do not fall into the same few lines of the cache
-constexpr int64_t kTurnedUnits = 64;
 // Where b comes from caches too slowly for matrix registers, a tile's rows meet several panels while they are in the nearest cache: as many
 // words of panels as lie in the second one beside a block's rows.
 constexpr int64_t kChunkUnits = int64_t{192} << 10;
 constexpr int64_t kChunkPanels = kMatrices ? 64 : 1;
+constexpr int64_t kHeldPanels = 1024 / kPanel;  // that stay in the second cache for all blocks of a group
+constexpr int64_t kGroupsAThread = 4;           // so many, and a task is a whole group
 constexpr int64_t kAcross = max(128, kBlockRows);
 
 struct Work {
@@ -218,6 +220,9 @@ inline char* row_of_a(const ThreadBuffers& buffers, int64_t row, int64_t unit) {
   return reinterpret_cast<char*>(buffers.a) + row * kARow + unit * 4;
 }
 
+// Where the packed rows of tile t stand.
+inline uint32_t* tile_of_a(const ThreadBuffers& buffers, int64_t t) { return buffers.a + t * kTileRows * (kARow / 4); }
+
 // Rows of a for matrix registers from `units` units of `rows` packed ones.
 inline void turn_packed(const uint32_t* packed, int64_t rows, int64_t unit, int64_t units, const ThreadBuffers& buffers) {
   for (int64_t u = 0; u < units; u += kRegister)
@@ -231,21 +236,28 @@ inline void turn_packed(const uint32_t* packed, int64_t rows, int64_t unit, int6
     }
 }
 
-// The block's rows of a that are not read in place, units begin … end−1.
+// Tile after tile of `units` units of packed rows, so that a tile reads memory in order: tile t's rows begin at row[t]. What a register
+// holds beyond a tile's rows is overwritten by the next unit's.
+inline void part_tiles(const uint32_t* packed, const int64_t* row, int64_t tiles, int64_t unit, int64_t units,
+                       const ThreadBuffers& buffers) {
+  static_assert(kMatrices || kTileRows <= kRegister);
+  for (int64_t u = 0; u < units; ++u, packed += kBlockRows)
+    for (int64_t t = 0; t < tiles; ++t) store_units(tile_of_a(buffers, t) + (unit + u) * kTileRows, load_units(packed + row[t] - row[0]));
+}
+
+// The block's rows of a that are not read in place, those of tile t from row[t] on, units begin … end−1.
 template <class T, bool kPairs, bool kScaled>
-void pack_a(const Product& p, const Group& g, int64_t row, int64_t rows, int64_t begin, int64_t end, const ThreadBuffers& buffers) {
+void pack_a(const Product& p, const Group& g, const int64_t* row, int64_t tiles, int64_t begin, int64_t end, const ThreadBuffers& buffers) {
   const Operand a{g.a, p.a_stride, p.a_k_contiguous, g.m, g.k};
-  const auto lines = [&](int64_t from, int64_t until, uint32_t* to) {
+  const int64_t rows = row[tiles] - row[0];
+  constexpr int64_t kAtOnce = kScaled ? kRunUnits<kPairs> : 16;
+  for (int64_t u = begin; u < end; u += kAtOnce) {
+    const int64_t units = min(kAtOnce, end - u);
     if constexpr (kScaled)
-      pack_codes<T, kPairs, kBlockRows>(p, g, a, p.a_dtype, row, kBlockRows, rows, from, until, 0, buffers.decoded, to);
-    else pack_strips<T, kPairs, kBlockRows>(a, row, kBlockRows, rows, from, until, 0, to);
-  };
-  if constexpr (!kMatrices) return lines(begin, end, buffers.a);
-  constexpr int64_t kTurned = kScaled ? kTurnedUnits : 16;
-  for (int64_t u = begin; u < end; u += kTurned) {
-    const int64_t units = min(kTurned, end - u);
-    lines(u, u + units, buffers.units);
-    turn_packed(buffers.units, rows, u - begin, units, buffers);
+      pack_codes<T, kPairs, kBlockRows>(p, g, a, p.a_dtype, row[0], kBlockRows, rows, u, u + units, 0, buffers.decoded, buffers.units);
+    else pack_strips<T, kPairs, kBlockRows>(a, row[0], kBlockRows, rows, u, u + units, 0, buffers.units);
+    if (kMatrices) turn_packed(buffers.units, rows, u - begin, units, buffers);
+    else part_tiles(buffers.units, row, tiles, u - begin, units, buffers);
   }
 }
 
@@ -299,6 +311,12 @@ inline void fetch_a(const Product& p, const Group& g, const char* a, int64_t a_r
   }
 }
 
+// What tile t, while it multiplies a later panel, fetches of the panel that comes next: its share of `words` from `next` on.
+inline void fetch_b(const uint32_t* next, int64_t words, int64_t t, Fetch& fetch) {
+  constexpr int64_t kLine = 64 / 4, kShare = kSliceUnits / kFetchUnits * kFetchRows * kLine;
+  if (t * kShare < words) fetch = {reinterpret_cast<const char*>(next + t * kShare), kLine * 4, kFetchRows * kLine * 4};
+}
+
 inline void fetch_output(const TileOutput& out, int64_t rows, int64_t bytes) {
   for (int64_t i = 0; i < rows; ++i)
     for (int64_t at = 0; at < bytes; at += 64) {
@@ -307,12 +325,20 @@ inline void fetch_output(const TileOutput& out, int64_t rows, int64_t bytes) {
     }
 }
 
-// Panels that are packed at a time, or met by a tile's rows in turn.
+// Panels that a tile's rows meet in turn, and that are packed at a time where a single block of rows meets them.
 inline int64_t chunk_of(int64_t slice_units) { return min(kChunkPanels, max(1, kChunkUnits / max(1, slice_units * kPanel))); }
 
-// A block of rows times some panels, which the thread may have packed already.
+// The same where several blocks meet them.
+inline int64_t held_of(int64_t units) { return kMatrices ? chunk_of(min(units, kSliceUnits)) : kHeldPanels; }
+
+// What one thread multiplies at a time: some blocks of rows by some panels.
+struct Task {
+  int64_t first_block, last_block, panel_begin, panel_end;
+};
+
+// A block of rows times a task's panels, units begin … end−1. Panels that several blocks of a task meet stay as the first one packed them.
 template <class T, bool kPairs, bool kPackedA, bool kScaled>
-void product_block(const Product& p, const Part& part, int64_t block, int64_t panel_begin, int64_t panel_end, bool packed_before,
+void product_slice(const Product& p, const Part& part, const Task& task, int64_t block, int64_t begin, int64_t end,
                    const ThreadBuffers& buffers, ShapesInUse& shapes) {
   const Group& g = *part.group;
   constexpr bool kInPlace = !kPackedA && !kScaled;
@@ -325,77 +351,86 @@ void product_block(const Product& p, const Part& part, int64_t block, int64_t pa
   for (int64_t t = 0; t <= tiles; ++t) row[t] = kMatrices ? min(g.m, (tile_begin + t) * kTileRows) : g.m * (tile_begin + t) / all_tiles;
 
   TileOutput out;
+  out.first = begin == 0;
+  out.last = end == units;
   out.c_stride = p.c_stride * c_size;
   out.addend_stride = p.addend_stride * c_size;
   out.bf16 = p.c_dtype == DType::bf16;
-  for (int64_t begin = 0; begin == 0 || begin < units; begin += kSliceUnits) {
-    const int64_t end = min(begin + kSliceUnits, units), run = begin / kRunUnits<kPairs>;
-    out.first = begin == 0;
-    out.last = end == units;
-    const int64_t rows = row[tiles] - row[0];
-    if constexpr (kPackedA) pack_a<T, kPairs, kScaled>(p, g, row[0], rows, begin, end, buffers);
-    else if constexpr (kScaled) decode_a<T, kPairs>(p, g, row[0], rows, begin, end, buffers);
-    if constexpr (kScaled)
-      gather_scales<kBlockRows>(p.a_scales, g.a_scale, row[0], rows, run, ceil_div(end, kRunUnits<kPairs>), buffers.a_scale);
-    const int64_t slice_panel = (end - begin) * kPanel, chunk = chunk_of(end - begin);
-    for (int64_t chunk_begin = panel_begin; chunk_begin < panel_end; chunk_begin += chunk) {
-      const int64_t chunk_end = min(chunk_begin + chunk, panel_end);
-      TileInput in{.a_row = kInPlace ? a_stride : kARow, .units = end - begin, .shapes = &shapes, .b_codes = {}, .b_dtype = p.b_dtype};
-      in.b_strip = (part.packed ? units : end - begin) * kStrip;
-      // A panel of packed codes that a single tile meets is decoded there.
-      const bool decode_in_tile = kMatrices && kScaled && p.b_packed && !part.packed && tiles == 1 && part.blocks == 1;
-      if (!part.packed && !packed_before)
-        for (int64_t i = 0; chunk_begin + i < chunk_end; i += panels_at_once(p))
-          pack_b<T, kPairs, kScaled>(p, g, chunk_begin + i, min(panels_at_once(p), chunk_end - chunk_begin - i), begin, end, in.b_strip,
-                                     buffers.decoded, decode_in_tile ? nullptr : buffers.b + i * slice_panel,
-                                     buffers.b_scale + i * kSliceRuns * kPanel, kSliceRuns * kPanel);
-      for (int64_t t = 0; t < tiles; ++t) {
-        const int64_t i = row[t] - row[0];
-        in.rows = row[t + 1] - row[t];
-        in.a_scale = buffers.a_scale + i;
-        if (kInPlace) in.a = g.a + row[t] * a_stride + begin * 4;
-        else in.a = kPackedA && !kMatrices ? reinterpret_cast<const char*>(buffers.a + i) : row_of_a(buffers, i, 0);
-        in.fetch = {in.a, 0, 0};
-        if (!kScaled && chunk_begin == panel_begin) fetch_a<T, kPairs, kPackedA>(p, g, in.a, a_stride, row[0], t, end, in.fetch);
-        for (int64_t panel = chunk_begin; panel < chunk_end; ++panel) {
-          if (part.packed) {
-            in.b = part.packed + (panel - part.panel_begin) * units * kPanel + begin * kStrip;
-            in.b_scale = part.packed_scales + ((panel - part.panel_begin) * part.runs + run) * kPanel;
-          } else {
-            in.b = buffers.b + (panel - chunk_begin) * slice_panel;
-            in.b_scale = buffers.b_scale + (panel - chunk_begin) * kSliceRuns * kPanel;
+  const int64_t run = begin / kRunUnits<kPairs>;
+  const int64_t rows = row[tiles] - row[0];
+  if constexpr (kPackedA) pack_a<T, kPairs, kScaled>(p, g, row, tiles, begin, end, buffers);
+  else if constexpr (kScaled) decode_a<T, kPairs>(p, g, row[0], rows, begin, end, buffers);
+  if constexpr (kScaled)
+    gather_scales<kBlockRows>(p.a_scales, g.a_scale, row[0], rows, run, ceil_div(end, kRunUnits<kPairs>), buffers.a_scale);
+  const int64_t slice_panel = (end - begin) * kPanel, chunk = chunk_of(end - begin);
+  const bool shared = task.last_block - task.first_block > 1;
+  const int64_t held = shared ? task.panel_end - task.panel_begin : chunk;  // panels that are packed where they are used, at a time
+  for (int64_t chunk_begin = task.panel_begin; chunk_begin < task.panel_end; chunk_begin += chunk) {
+    const int64_t chunk_end = min(chunk_begin + chunk, task.panel_end), first_held = shared ? task.panel_begin : chunk_begin;
+    TileInput in{.a_row = kInPlace ? a_stride : kARow, .units = end - begin, .shapes = &shapes, .b_codes = {}, .b_dtype = p.b_dtype};
+    in.b_strip = (part.packed ? units : end - begin) * kStrip;
+    // A panel of packed codes that a single tile meets is decoded there.
+    const bool decode_in_tile = kMatrices && kScaled && p.b_packed && !part.packed && tiles == 1 && part.blocks == 1;
+    if (!part.packed && block == task.first_block && chunk_begin == first_held)
+      for (int64_t i = 0; i < held && chunk_begin + i < task.panel_end; i += panels_at_once(p))
+        pack_b<T, kPairs, kScaled>(p, g, chunk_begin + i, min(panels_at_once(p), min(held - i, task.panel_end - chunk_begin - i)), begin,
+                                   end, in.b_strip, buffers.decoded, decode_in_tile ? nullptr : buffers.b + i * slice_panel,
+                                   buffers.b_scale + i * kSliceRuns * kPanel, kSliceRuns * kPanel);
+    for (int64_t t = 0; t < tiles; ++t) {
+      const int64_t i = row[t] - row[0];
+      in.rows = row[t + 1] - row[t];
+      in.a_scale = buffers.a_scale + i;
+      if (kInPlace) in.a = g.a + row[t] * a_stride + begin * 4;
+      else in.a = kPackedA && !kMatrices ? reinterpret_cast<const char*>(tile_of_a(buffers, t)) : row_of_a(buffers, i, 0);
+      in.fetch = {in.a, 0, 0};
+      if (!kScaled && chunk_begin == task.panel_begin) fetch_a<T, kPairs, kPackedA>(p, g, in.a, a_stride, row[0], t, end, in.fetch);
+      for (int64_t panel = chunk_begin; panel < chunk_end; ++panel) {
+        if (part.packed) {
+          in.b = part.packed + (panel - part.panel_begin) * units * kPanel + begin * kStrip;
+          in.b_scale = part.packed_scales + ((panel - part.panel_begin) * part.runs + run) * kPanel;
+          if (!kScaled && !kMatrices && panel > task.panel_begin) {
+            if (panel + 1 < task.panel_end) fetch_b(in.b + units * kPanel, slice_panel, t, in.fetch);
+            else if (!out.last)
+              fetch_b(part.packed + (task.panel_begin - part.panel_begin) * units * kPanel + end * kStrip, slice_panel, t, in.fetch);
           }
-          const int64_t column = panel * kPanel;
-          if (decode_in_tile)
-            for (int strip = 0; strip < 2; ++strip) in.b_codes[strip] = codes_of_strip(g, column + strip * 16, begin, kPairs);
-          out.cols = static_cast<int>(min(kPanel, p.n - column));
-          // A product of one slice carries nothing: its sums pass through the same few lines of the cache.
-          out.carry = buffers.carry + (out.first && out.last ? 0 : ((panel - panel_begin) * kBlockRows + t * kTileRows) * kPanel);
-          out.c = g.c + row[t] * out.c_stride + column * c_size;
-          out.addend = g.addend ? g.addend + row[t] * out.addend_stride + column * c_size : nullptr;
-          if (out.last && !kMatrices) fetch_output(out, in.rows, out.cols * c_size);
-          tile_function<kPairs, kPackedA, kScaled>(in.rows, ceil_div(out.cols, kRegister))(in, out);
+        } else {
+          in.b = buffers.b + (panel - first_held) * slice_panel;
+          in.b_scale = buffers.b_scale + (panel - first_held) * kSliceRuns * kPanel;
         }
+        const int64_t column = panel * kPanel;
+        if (decode_in_tile)
+          for (int strip = 0; strip < 2; ++strip) in.b_codes[strip] = codes_of_strip(g, column + strip * 16, begin, kPairs);
+        out.cols = static_cast<int>(min(kPanel, p.n - column));
+        // A product of one slice carries nothing: its sums pass through the same few lines of the cache.
+        const int64_t carried = (block - task.first_block) * (task.panel_end - task.panel_begin) + panel - task.panel_begin;
+        out.carry = buffers.carry + (out.first && out.last ? 0 : (carried * kBlockRows + t * kTileRows) * kPanel);
+        out.c = g.c + row[t] * out.c_stride + column * c_size;
+        out.addend = g.addend ? g.addend + row[t] * out.addend_stride + column * c_size : nullptr;
+        if (out.last && !kMatrices) fetch_output(out, in.rows, out.cols * c_size);
+        tile_function<kPairs, kPackedA, kScaled>(in.rows, ceil_div(out.cols, kRegister))(in, out);
       }
     }
   }
 }
 
 template <class T, bool kPairs, bool kScaled>
-void product_task(void* argument, int64_t task, int thread) {
+void product_task(void* argument, int64_t index, int thread) {
   const Work& work = *static_cast<const Work*>(argument);
   const Product& p = *work.product;
   const Part* part = work.parts;
-  while (part + 1 < work.parts + work.part_count && part[1].first_task <= task) ++part;
-  const int64_t within = task - part->first_task, ranges = ceil_div(part->blocks, part->blocks_per_task);
-  const int64_t first_block = within % ranges * part->blocks_per_task, last_block = min(first_block + part->blocks_per_task, part->blocks);
-  const int64_t panel_begin = part->panel_begin + within / ranges * part->panels_per_task;
-  const int64_t panel_end = min(panel_begin + part->panels_per_task, part->panel_end);
+  while (part + 1 < work.parts + work.part_count && part[1].first_task <= index) ++part;
+  const int64_t within = index - part->first_task, ranges = ceil_div(part->blocks, part->blocks_per_task);
+  Task task;
+  task.first_block = within % ranges * part->blocks_per_task;
+  task.last_block = min(task.first_block + part->blocks_per_task, part->blocks);
+  task.panel_begin = part->panel_begin + within / ranges * part->panels_per_task;
+  task.panel_end = min(task.panel_begin + part->panels_per_task, part->panel_end);
   const bool in_place = p.a_k_contiguous && (kScaled || sizeof(T) == 4 || (kPairs && part->group->k % 2 == 0));
-  const auto multiply = in_place ? product_block<T, kPairs, false, kScaled> : product_block<T, kPairs, true, kScaled>;
+  const auto multiply = in_place ? product_slice<T, kPairs, false, kScaled> : product_slice<T, kPairs, true, kScaled>;
   ShapesInUse shapes;
-  for (int64_t block = first_block; block < last_block; ++block)
-    multiply(p, *part, block, panel_begin, panel_end, block > first_block, work.threads[thread], shapes);
+  for (int64_t begin = 0; begin == 0 || begin < part->units; begin += kSliceUnits)
+    for (int64_t block = task.first_block; block < task.last_block; ++block)
+      multiply(p, *part, task, block, begin, min(begin + kSliceUnits, part->units), work.threads[thread], shapes);
   shapes.release();
 }
 
@@ -411,11 +446,11 @@ void multiply_as(const Context& ctx, const Product& p) {
   for (int64_t t = 0; t < threads; ++t) {
     ThreadBuffers& b = work.threads[t];
     b.a = static_cast<uint32_t*>(take(kBlockRows * kARow, 1));
-    b.units = static_cast<uint32_t*>(take(kMatrices ? kTurnedUnits * kBlockRows : 0, 4));
-    b.b = static_cast<uint32_t*>(take(kMatrices ? kChunkUnits : kSliceUnits * kPanel, 4));
+    b.units = static_cast<uint32_t*>(take((kScaled ? kRunUnits<kPairs> : 16) * kBlockRows + kRegister, 4));
+    b.b = static_cast<uint32_t*>(take(kMatrices ? kChunkUnits : kHeldPanels * kSliceUnits * kPanel, 4));
     b.carry = static_cast<float*>(take(kBlockRows * kMaxTaskPanels * kPanel, 4));
     b.a_scale = static_cast<float*>(take(kSliceRuns * kBlockRows, 4));
-    b.b_scale = static_cast<float*>(take(kChunkPanels * kSliceRuns * kPanel, 4));
+    b.b_scale = static_cast<float*>(take(max(kChunkPanels, kHeldPanels) * kSliceRuns * kPanel, 4));
     b.decoded = take(kScaled ? 128 * max(kPanel, kAcross) : 0, sizeof(T));
   }
   const int64_t mark = ctx.scratch.mark();
@@ -437,8 +472,8 @@ void multiply_as(const Context& ctx, const Product& p) {
       const int64_t panel_units = (part.units + part.runs) * kPanel;
       if (p.b_packed && !kScaled) {
         part.packed = reinterpret_cast<const uint32_t*>(g.b) + next_panel * part.units * kPanel;
-      } else if (part.blocks > 1 && p.group_count >= kTasksAThread * threads && part.units <= kSliceUnits &&
-                 panels <= chunk_of(part.units)) {
+      } else if (part.blocks > 1 && p.group_count >= kGroupsAThread * threads && panels <= held_of(part.units) &&
+                 (part.units <= kSliceUnits || part.blocks * panels <= kMaxTaskPanels)) {
         part.blocks_per_task = part.blocks;
       } else if (part.blocks > 1 && panel_units <= kPackedUnits) {
         part.panel_end = min(panels, next_panel + room / max(1, panel_units));
@@ -462,8 +497,10 @@ void multiply_as(const Context& ctx, const Product& p) {
       const int64_t rows = ceil_div(part.group->m, part.blocks) + (part.packed ? 0 : kPackingRows);
       const int64_t count = part.panel_end - part.panel_begin;
       constexpr int64_t kFaster = kMatrices ? 8 : 1;
-      const int64_t wanted = max(kFaster * kTaskWork / max(1, rows * part.units * kPanel), kFaster * kMinTaskPanels);
-      const int64_t tasks_a_thread = kMatrices && !p.a_k_contiguous ? 2 : kTasksAThread;
+      // Where rows of a are packed, once a task, a task is as wide as may be.
+      const int64_t least = kFaster * kMinTaskPanels * (kMatrices || p.a_k_contiguous ? 1 : 4);
+      const int64_t wanted = max(kFaster * kTaskWork / max(1, rows * part.units * kPanel), least);
+      const int64_t tasks_a_thread = p.a_k_contiguous ? kTasksAThread : 2;
       const int64_t most = max(1, min(min(wanted, block_panels / (tasks_a_thread * threads)), kMaxTaskPanels));
       const int64_t ranges = ceil_div(count, most);
       part.panels_per_task = part.blocks_per_task > 1 ? count : ceil_div(count, ranges);

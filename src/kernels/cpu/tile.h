@@ -109,7 +109,8 @@ __attribute__((noinline)) void finish_tile(const TileOutput& out, int rows) {
 }
 
 // What a later tile will read, fetched while this one multiplies: every kFetchUnits units, kFetchRows lines of the cache, `stride`
-// bytes apart and `step` bytes on from the ones before. A stride of 0: nothing is fetched, and the loop is the shorter for it.
+// bytes apart and `step` bytes on from the ones before, into the second cache, as the first is full of what is multiplied. A stride of 0:
+// nothing is fetched, and the loop is the shorter for it.
 constexpr int kFetchRows = 8, kFetchUnits = 16;
 struct Fetch {
   const char* next;
@@ -121,7 +122,7 @@ struct Fetch {
 template <bool kPairs>
 constexpr int64_t kRunUnits = kPairs ? 64 : 128;
 
-// a: row i, unit u stands at a + i · a_row + u · 4 bytes; packed, at a + i · 4 + u · kBlockRows · 4. For matrix registers, squares of 16
+// a: row i, unit u stands at a + i · a_row + u · 4 bytes; packed, at a + i · 4 + u · kTileRows · 4. For matrix registers, squares of 16
 // rows and 16 units: their rows a_row apart, squares a_units apart along k and a_rows apart across. b: a panel, unit u of column j at b[u ·
 // kPanel + j]; for matrix registers, at b[j / 16 · b_strip + u · 16 + j % 16]. Scaled products alone: scales of run r, row i at a_scale[r ·
 // kBlockRows + i], column j at b_scale[r · kPanel + j].
@@ -169,7 +170,7 @@ void multiply_tile(const TileInput& in, const TileOutput& out) {
 #pragma GCC unroll 4
           for (int v = 0; v < kColumns; ++v) sum[i][v] = multiply_add<kPairs>(sum[i][v], a_iu, b_u[v]);
         }
-        a += kPackedA ? kBlockRows * 4 : 4;
+        a += kPackedA ? kTileRows * 4 : 4;
         b += kPanel;
       }
     };
@@ -178,7 +179,7 @@ void multiply_tile(const TileInput& in, const TileOutput& out) {
     } else {
       for (int64_t part = run_units; part > 0; part -= kFetchUnits) {
 #pragma GCC unroll 8
-        for (int i = 0; i < kFetchRows; ++i) __builtin_prefetch(fetch.next + i * fetch.stride);
+        for (int i = 0; i < kFetchRows; ++i) __builtin_prefetch(fetch.next + i * fetch.stride, 0, 2);
         fetch.next += fetch.step;
         multiply_units(min(part, kFetchUnits));
       }
