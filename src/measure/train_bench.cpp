@@ -8,6 +8,7 @@
 #include "measure/ceiling.h"
 #include "model/flops.h"
 #include "model/kept.h"
+#include "train/layout.h"
 #include "train/trainer.h"
 
 #include <algorithm>
@@ -54,14 +55,13 @@ Timed time_steps(const TrainBenchOptions& o, const train::RunConfig& run, const 
   const model::ParameterList list = model::list_parameters(config);
   const kernels::TracedTable traced(kernels::best());
   core::Team team(std::max(1, o.threads / o.ranks));
-  std::optional<parallel::Zero> zero;
-  if (ranks) zero.emplace(*ranks, list);
+  const auto member = ranks ? train::join(run, config, list, *ranks) : nullptr;
   train::Trainer trainer(
       run, config, list, team, spans ? traced : kernels::best(),
       [&](std::int64_t first, std::span<std::int32_t> inputs, std::span<std::int32_t> targets) {
         random_tokens(config.vocab_size, first, inputs, targets);
       },
-      spans, zero ? &*zero : nullptr);
+      spans, member.get());
   trainer.state().initialise(config, 1, trainer.context());
   trainer.step();
   Timed timed;

@@ -25,15 +25,6 @@ void LossSums::reset(const ModelConfig& config) {
   expert_load.assign(static_cast<std::size_t>(config.blocks() * config.n_routed_experts), 0);
 }
 
-void LossSums::add(LossSums& other) {
-  const auto each = [](auto ours, auto theirs) {
-    for (std::size_t i = 0; i < ours.size(); ++i)
-      for (std::size_t j = 0; j < ours[i].size(); ++j) ours[i][j] += theirs[i][j];
-  };
-  each(reals(), other.reals());
-  each(counts(), other.counts());
-}
-
 void Pass::embedding_backward(const Run& run, int slab, ConstMat dembedding, std::span<const std::int32_t> ids, bool mtp) const {
   if (embedding) return (*embedding)(dembedding, ids, mtp);
   run.k().embedding_backward(run.ctx, dembedding, ids, run.gradient(slab));

@@ -40,7 +40,6 @@ struct LossSums {
   std::array<std::span<std::int64_t>, 5> counts() {
     return {{{&main_tokens, 1}, mtp_tokens, mtp_accepted, expert_load, {&nonfinite_tiles, 1}}};
   }
-  void add(LossSums& other);
 };
 
 // Takes the gradient of what the embedding gave for `ids`, in place of the kernel that adds it to the embedding's. mtp: of a module.

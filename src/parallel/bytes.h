@@ -2,8 +2,7 @@
 //   weights      the compute copy of what the rank's stages hold, as codes and scales where layers are FP8; none where the masters serve,
 //                which they do only if no other rank has a share of them
 //   gradients    of the same, in the accumulator's type, summed over a step's micro-batches
-//   master       the ZeRO-1 share (shards.h) among the ranks that hold the same slab: DP for dense ones, DP ÷ EP for experts, and
-//                twice as many in DualPipe, where either direction has a copy
+//   master       the ZeRO-1 share (shards.h) among the ranks that hold the same slab (part.h)
 //   moments      two of each master weight, shared likewise
 //   activations  the schedule's peak times what the activation store keeps of a micro-batch on the larger of the rank's stages, tokens
 //                spread evenly over the experts

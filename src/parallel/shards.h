@@ -6,6 +6,7 @@
 #include "model/params.h"
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 namespace finback::parallel {
@@ -14,23 +15,22 @@ constexpr std::int64_t kBlockRows = 128;
 
 class Shards {
  public:
-  // Of the ranks that hold the same parameters. As even as block rows allow, slab by slab; what is not trained (a gate's bias) belongs to
-  // every rank.
-  Shards(const model::ParameterList& list, int ranks);
+  // replicas [slabs]: of the ranks that hold a slab. Shares are as even as block rows allow; what is not trained (a gate's bias) belongs to
+  // every one of them.
+  Shards(const model::ParameterList& list, std::span<const int> replicas);
 
-  int ranks() const { return ranks_; }
-  // Rank r holds rows begin(slab, r) … end(slab, r) − 1.
-  std::int64_t begin(std::size_t slab, int rank) const { return split(slab) ? cuts_[slab][static_cast<std::size_t>(rank)] : 0; }
-  std::int64_t end(std::size_t slab, int rank) const { return split(slab) ? cuts_[slab][static_cast<std::size_t>(rank) + 1] : rows_[slab]; }
+  // The r-th of them has rows begin(slab, r) … end(slab, r) − 1.
+  std::int64_t begin(std::size_t slab, int r) const { return split(slab) ? cuts_[slab][static_cast<std::size_t>(r)] : 0; }
+  std::int64_t end(std::size_t slab, int r) const { return split(slab) ? cuts_[slab][static_cast<std::size_t>(r) + 1] : rows_[slab]; }
   bool split(std::size_t slab) const { return !cuts_[slab].empty(); }
 
-  // The share of a rank as a list: its slabs hold the rank's rows, its parameters the pieces of tensors that lie there.
-  model::ParameterList owned(const model::ParameterList& list, int rank) const;
+  // The share of the rank that is the places[slab]-th as a list: its slabs hold those rows, its parameters the pieces of tensors that lie
+  // there.
+  model::ParameterList owned(const model::ParameterList& list, std::span<const int> places) const;
 
  private:
-  int ranks_;
   std::vector<std::int64_t> rows_;               // [slabs]
-  std::vector<std::vector<std::int64_t>> cuts_;  // [slabs][ranks + 1]; empty: not split
+  std::vector<std::vector<std::int64_t>> cuts_;  // [slabs][replicas + 1]; empty: not split
 };
 
 }  // namespace finback::parallel

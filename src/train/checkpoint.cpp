@@ -197,20 +197,20 @@ Snapshot::Snapshot(const model::ParameterList& list, model::Precision precision,
   take_snapshot(arena_, list, precision, moments, master, m, v);
 }
 
-void Snapshot::send_share(const TrainState& state, parallel::Zero& zero) {
-  for (const model::SlabBuffers* share : {&state.master, &state.m, &state.v}) zero.collect(*share, nullptr);
+void Snapshot::send_share(const TrainState& state, parallel::Member& member) {
+  for (const model::SlabBuffers* share : {&state.master, &state.m, &state.v}) member.collect(*share, nullptr);
 }
 
-void Snapshot::copy(const TrainState& state, const kernels::Context& ctx, parallel::Zero* zero) {
+void Snapshot::copy(const TrainState& state, const kernels::Context& ctx, parallel::Member* member) {
   const auto copy_one = [&](const model::SlabBuffers& from, const model::SlabBuffers& to) {
-    if (zero) zero->collect(from, &to);
+    if (member) member->collect(from, &to);
     for (std::size_t s = 0; s < from.slabs.size(); ++s) {
       if (!to.slabs[s]) continue;
-      if (!std::isfinite(ctx.kernels.sum_squares(ctx, flat(zero ? to.slabs[s] : from.slabs[s]))))
+      if (!std::isfinite(ctx.kernels.sum_squares(ctx, flat(member ? to.slabs[s] : from.slabs[s]))))
         throw Error(Exit::numeric, "a weight or moment is NaN or infinite; no checkpoint is made of it",
                     fmt::format("step {}, {}", state.counters.step, state.list.slabs[s].name),
                     "resume from the last checkpoint with a lower optimizer.lr");
-      if (!zero) std::memcpy(to.slabs[s].data, from.slabs[s].data, static_cast<std::size_t>(from.slabs[s].bytes()));
+      if (!member) std::memcpy(to.slabs[s].data, from.slabs[s].data, static_cast<std::size_t>(from.slabs[s].bytes()));
     }
   };
   copy_one(state.master, master);

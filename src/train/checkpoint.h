@@ -35,8 +35,8 @@ class Snapshot {
 
   // Throws Error(numeric) if a weight or moment is NaN or infinite: no such state is ever kept as good.
   // Over ranks, rank 0 puts the shares of all together here, and the others call send_share().
-  void copy(const TrainState& state, const kernels::Context& ctx, parallel::Zero* zero = nullptr);
-  static void send_share(const TrainState& state, parallel::Zero& zero);
+  void copy(const TrainState& state, const kernels::Context& ctx, parallel::Member* member = nullptr);
+  static void send_share(const TrainState& state, parallel::Member& member);
 
   Counters counters;
   model::SlabBuffers master, m, v;

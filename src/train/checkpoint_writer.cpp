@@ -26,9 +26,9 @@ CheckpointWriter::~CheckpointWriter() {
   thread_.join();
 }
 
-void CheckpointWriter::save(const TrainState& state, const kernels::Context& ctx, parallel::Zero* zero) {
+void CheckpointWriter::save(const TrainState& state, const kernels::Context& ctx, parallel::Member* member) {
   wait();
-  snapshot_.copy(state, ctx, zero);
+  snapshot_.copy(state, ctx, member);
   const std::lock_guard lock(mutex_);
   busy_ = true;
   changed_.notify_all();

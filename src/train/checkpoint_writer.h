@@ -20,7 +20,7 @@ class CheckpointWriter {
 
   // Copies the state and returns; waits only while the save before is not finished. Called by the training thread.
   // Over ranks the others call Snapshot::send_share() meanwhile.
-  void save(const TrainState& state, const kernels::Context& ctx, parallel::Zero* zero = nullptr);
+  void save(const TrainState& state, const kernels::Context& ctx, parallel::Member* member = nullptr);
 
   // Until the save under way is finished. True if it succeeded (or there was none).
   bool wait();

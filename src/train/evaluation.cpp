@@ -41,32 +41,34 @@ Evaluator::Evaluator(const std::string& path, std::int64_t most_tokens, std::int
   targets_.resize(inputs_.size());
 }
 
-std::optional<Evaluation> Evaluator::run(Trainer& trainer, const std::function<bool()>& stop, comm::Communicator* ranks) {
+std::optional<Evaluation> Evaluator::run(Trainer& trainer, const std::function<bool()>& stop, parallel::Member* member) {
   model::LossSums sums;
   sums.reset(config_);
   Evaluation e;
-  const std::int64_t step = sequences_ * (ranks ? ranks->size() : 1);
-  for (std::int64_t first = sequences_ * (ranks ? ranks->rank() : 0); first < count_; first += step) {
-    if (!ranks && stop()) return std::nullopt;
-    const std::int64_t sequences = std::min(sequences_, count_ - first);
+  // Windows are dealt to the ranks of dp, which all take as many turns: the exchange of experts is theirs together.
+  const std::int64_t dp_ranks = member ? member->mesh().layout().dp : 1, dp = member ? member->at().dp : 0;
+  const bool counts_text = !member || member->at().pp == 0;
+  for (std::int64_t turn = 0; turn * dp_ranks * sequences_ < count_; ++turn) {
+    if (!member && stop()) return std::nullopt;
+    std::int64_t first = (turn * dp_ranks + dp) * sequences_, sequences = std::min(sequences_, count_ - first);
+    const bool spare = sequences <= 0;  // nothing is left for this rank
+    if (spare) first = 0, sequences = 1;
     const auto tokens = static_cast<std::size_t>(sequences * seq_len_);
     const std::span inputs(inputs_.data(), tokens), targets(targets_.data(), tokens);
     windows_.fill(first, inputs, targets);
-    const model::MicroBatch batch{sequences, seq_len_, inputs, targets};
-    const kernels::Context ctx = trainer.context();
-    trainer.transformer().forward_backward(
-        {.ctx = ctx, .weights = trainer.state().weights, .with_mtp = config_.num_nextn_predict_layers > 0}, batch, sums);
+    if (spare) std::fill(targets.begin(), targets.end(), -1);
+    trainer.evaluate({sequences, seq_len_, inputs, targets}, /*with_mtp=*/config_.num_nextn_predict_layers > 0, sums);
     for (const std::int32_t id : targets) {
-      if (id < 0) continue;
+      if (id < 0 || !counts_text) continue;
       e.bytes += bytes_[static_cast<std::size_t>(id)];
       e.characters += characters_[static_cast<std::size_t>(id)];
     }
   }
-  if (ranks) {
-    for (const std::span<double> x : sums.reals()) ranks->all_reduce(x);
-    for (const std::span<std::int64_t> x : sums.counts()) ranks->all_reduce(x);
+  if (member) {
+    for (const std::span<double> x : sums.reals()) member->world().all_reduce(x);
+    for (const std::span<std::int64_t> x : sums.counts()) member->world().all_reduce(x);
     std::int64_t text[] = {e.bytes, e.characters};
-    ranks->all_reduce(text);
+    member->world().all_reduce(text);
     e.bytes = text[0], e.characters = text[1];
   }
   e.nats = sums.main;

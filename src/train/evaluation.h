@@ -33,8 +33,8 @@ class Evaluator {
   Evaluator(const std::string& path, std::int64_t most_tokens, std::int64_t seq_len, std::int64_t sequences_at_once,
             const model::ModelConfig& config, const text::Tokenizer& tokenizer);
 
-  // nullopt when `stop` (asked between batches, of one process) said so. Over ranks all call it, and each scores its share.
-  std::optional<Evaluation> run(Trainer& trainer, const std::function<bool()>& stop, comm::Communicator* ranks = nullptr);
+  // nullopt when `stop` (asked between batches, of one process) said so. Over ranks all call it, and those of each pipeline score a share.
+  std::optional<Evaluation> run(Trainer& trainer, const std::function<bool()>& stop, parallel::Member* member = nullptr);
   std::int64_t tokens() const { return windows_.tokens(); }
 
  private:

@@ -23,12 +23,27 @@ double learning_rate(const RunConfig& config, std::int64_t step) {
   return o.min_lr + (o.lr - o.min_lr) * remains;
 }
 
+std::int64_t least_batch(const RunConfig& config) {
+  return config.train.micro_batch * config.parallel.dp * (config.parallel.schedule == "dualpipe" ? 2 : 1);
+}
+
 std::int64_t batch_size(const RunConfig& config, std::int64_t step) {
   const auto& t = config.train;
   if (t.ramp_from == 0 || step >= t.ramp_steps) return t.global_batch;
   const double grown = static_cast<double>(t.global_batch - t.ramp_from) * static_cast<double>(step) / static_cast<double>(t.ramp_steps);
-  const std::int64_t least = t.micro_batch * config.parallel.dp;
+  const std::int64_t least = least_batch(config);
   return t.ramp_from + static_cast<std::int64_t>(std::floor(grown / static_cast<double>(least) + 0.5)) * least;
+}
+
+int micro_batches(const RunConfig& config, std::int64_t sequences) {
+  return static_cast<int>(sequences / (config.train.micro_batch * config.parallel.dp));
+}
+
+std::vector<int> all_micro_batches(const RunConfig& config) {
+  std::vector<int> counts{micro_batches(config, config.train.global_batch)};
+  for (std::int64_t step = 0; config.train.ramp_from > 0 && step < config.train.ramp_steps; ++step)
+    if (const int n = micro_batches(config, batch_size(config, step)); n != counts.back()) counts.push_back(n);
+  return counts;
 }
 
 double bias_update_speed(const RunConfig& config, std::int64_t step) {

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <span>
+#include <vector>
 
 namespace finback::train {
 
@@ -14,8 +15,13 @@ namespace finback::train {
 // last_lr over the run's last last_steps.
 double learning_rate(const RunConfig& config, std::int64_t step);
 
-// Sequences of the step: from ramp_from to global_batch, linear in steps, rounded to a multiple of micro_batch × dp.
+// The fewest sequences that the layout takes: a micro-batch for each rank of dp, and in DualPipe one from either end.
+std::int64_t least_batch(const RunConfig& config);
+// Sequences of the step: from ramp_from to global_batch, linear in steps, rounded to a multiple of least_batch.
 std::int64_t batch_size(const RunConfig& config, std::int64_t step);
+// Micro-batches of one rank of dp: of a step, and those that occur in the run.
+int micro_batches(const RunConfig& config, std::int64_t sequences);
+std::vector<int> all_micro_batches(const RunConfig& config);
 
 // γ of the gate's bias; 0 from bias_freeze_step on.
 double bias_update_speed(const RunConfig& config, std::int64_t step);

@@ -232,7 +232,7 @@ void Run::evaluate() {
   const core::SpanScope span(parts_.options.spans, "evaluate");
   give_order(parts_, Order::evaluate);
   const auto e = parts_.evaluator->run(
-      parts_.trainer, [this] { return signals_.requested(); }, parts_.ranks());
+      parts_.trainer, [this] { return signals_.requested(); }, parts_.member.get());
   if (!e) return;
   last_evaluation_ = e;
   monitor_.evaluation(counters().step, *e);
@@ -242,7 +242,7 @@ void Run::save() {
   const core::SpanScope span(parts_.options.spans, "save");
   writer_.wait();
   give_order(parts_, Order::save);
-  writer_.save(parts_.trainer.state(), parts_.trainer.context(), parts_.zero.get());
+  writer_.save(parts_.trainer.state(), parts_.trainer.context(), parts_.member.get());
   saved_step_ = counters().step;
 }
 

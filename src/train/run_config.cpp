@@ -3,6 +3,7 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "data/synthetic.h"
+#include "train/recipe.h"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -108,10 +109,10 @@ const std::vector<Key>& keys() {
       number("mtp", "loss_weight_late", AT(mtp.loss_weight_late), 0, 100, "the same from late_step on"),
       number("mtp", "late_step", AT(mtp.late_step), -1, many, "-1: never"),
 
-      number("parallel", "pp", AT(parallel.pp), 1, 1, "pipeline stages; one process trains whole models so far"),
-      number("parallel", "dp", AT(parallel.dp), 1, 1 << 16, "data-parallel ranks: --ranks starts them, or mpirun"),
-      number("parallel", "ep", AT(parallel.ep), 1, 1, "expert-parallel ranks; likewise"),
-      text("parallel", "schedule", AT(parallel.schedule), "1f1b", "of the pipeline"),
+      number("parallel", "pp", AT(parallel.pp), 1, 1 << 12, "ranks of the pipeline, each with a stage of the model, or two"),
+      number("parallel", "dp", AT(parallel.dp), 1, 1 << 16, "data-parallel ranks of each: --ranks starts pp × dp, or mpirun"),
+      number("parallel", "ep", AT(parallel.ep), 1, 1 << 16, "ranks over which a layer's experts are spread; divides dp"),
+      text("parallel", "schedule", AT(parallel.schedule), "1f1b|zb1p|dualpipe|dualpipev", "of the pipeline"),
 
       number("checkpoint", "every", AT(checkpoint.every), 0, many, "steps; 0: only at the end"),
       number("checkpoint", "keep", AT(checkpoint.keep), 1, 1 << 20, "newest checkpoints that stay"),
@@ -334,11 +335,12 @@ void check_together(const RunConfig& c, const std::string& where, const std::vec
   require(c.data.weights.empty() || std::accumulate(c.data.weights.begin(), c.data.weights.end(), 0.0) > 0, "'data.weights' are all zero",
           where, "give at least one file a weight above 0");
   const auto& t = c.train;
-  const std::int64_t least = t.micro_batch * c.parallel.dp;
-  const std::string parts = c.parallel.dp > 1 ? fmt::format("micro_batch {} × dp {}", t.micro_batch, c.parallel.dp)
-                                              : fmt::format("micro_batch {}", t.micro_batch);
+  const std::int64_t least = least_batch(c);
+  std::string parts = fmt::format("micro_batch {}", t.micro_batch);
+  if (c.parallel.dp > 1) parts += fmt::format(" × dp {}", c.parallel.dp);
+  if (c.parallel.schedule == "dualpipe") parts += " × 2 directions";
   require(t.global_batch % least == 0, fmt::format("{} does not divide global_batch {}", parts, t.global_batch), where,
-          "choose train.micro_batch among the divisors of train.global_batch / parallel.dp");
+          "choose another train.micro_batch or train.global_batch");
   require(t.ramp_from % least == 0 && t.ramp_from <= t.global_batch,
           fmt::format("ramp_from {} is no multiple of {} up to global_batch {}", t.ramp_from, parts, t.global_batch), where,
           "choose such a multiple for train.ramp_from, or 0");

@@ -4,7 +4,7 @@
 #include "comm/world.h"
 #include "core/json.h"
 #include "core/machine.h"
-#include "parallel/mesh.h"
+#include "train/layout.h"
 
 #include <xxhash.h>
 
@@ -54,13 +54,16 @@ data::Stream open_data(const RunConfig& run, const model::ModelConfig& config, c
 }
 
 // What the sums of a step depend on.
-std::string layout_of(const RunConfig& run) {
-  if (run.parallel.dp == 1) return fmt::format("one process, micro_batch {}", run.train.micro_batch);
-  return fmt::format("dp {}, micro_batch {}", run.parallel.dp, run.train.micro_batch);
+std::string sums_of(const RunConfig& run) {
+  const auto& p = run.parallel;
+  std::string layout = p.pp == 1 && p.dp == 1 ? "one process" : fmt::format("dp {}", p.dp);
+  if (p.pp > 1) layout += fmt::format(", pp {} ({})", p.pp, p.schedule);
+  if (p.ep > 1) layout += fmt::format(", ep {}", p.ep);
+  return fmt::format("{}, micro_batch {}", layout, run.train.micro_batch);
 }
 
 Provenance provenance_of(const RunConfig& run, const RunOptions& options, data::Stream& stream) {
-  Provenance p{options.build, std::string(kernels::best().name), layout_of(run), {}};
+  Provenance p{options.build, std::string(kernels::best().name), sums_of(run), {}};
   std::int64_t tokens = 0;
   for (const data::Source& s : stream.sources()) tokens += s.file().tokens();
   p.data = {{"tokens", tokens}, {"fingerprint", stream.fingerprint()}};
@@ -73,11 +76,12 @@ core::DType weights_type(const RunConfig& run) {
   return name == "fp8" ? core::DType::e4m3 : name == "bf16" ? core::DType::bf16 : core::DType::f32;
 }
 
-std::unique_ptr<parallel::Zero> join(const RunConfig& run, const RunOptions& options, const model::ParameterList& list) {
-  const parallel::Mesh mesh(
-      {.pp = static_cast<int>(run.parallel.pp), .dp = static_cast<int>(run.parallel.dp), .ep = static_cast<int>(run.parallel.ep)});
-  if (!options.as_layout) mesh.require_world(ranks_of(options));
-  return options.ranks ? std::make_unique<parallel::Zero>(*options.ranks, list) : nullptr;
+std::unique_ptr<parallel::Member> join_ranks(const RunConfig& run, const RunOptions& options, const model::ModelConfig& config,
+                                             const model::ParameterList& list) {
+  require_layout(run, config);
+  if (options.ranks) return join(run, config, list, *options.ranks);
+  if (!options.as_layout) parallel::Mesh(layout_of(run)).require_world(1);
+  return nullptr;
 }
 
 std::unique_ptr<RunLock> take_lock(const RunConfig& run, const RunOptions& options) {
@@ -111,8 +115,8 @@ std::int64_t snapshot_bytes(const RunConfig& run, const model::ParameterList& li
 }
 
 MemoryByKind memory_of(const RunConfig& run, const model::ModelConfig& config, const model::ParameterList& list, const RunOptions& options,
-                       const parallel::Zero* zero) {
-  MemoryByKind need = Trainer::memory_needed(run, config, list, threads_of(run, options), zero);
+                       const parallel::Member* member) {
+  MemoryByKind need = Trainer::memory_needed(run, config, list, threads_of(run, options), member);
   need.snapshot = snapshot_bytes(run, list);
   need.program = resident_bytes();
   return need;
@@ -134,11 +138,11 @@ RunParts::RunParts(const RunConfig& r, const RunOptions& o)
       options(o),
       config(model::read_config(run.model.config)),
       list(model::list_parameters(config)),
-      zero(join(run, options, list)),
-      lock((check_memory(memory_of(run, config, list, options, zero.get()), run, options), take_lock(run, options))),
+      member(join_ranks(run, options, config, list)),
+      lock((check_memory(memory_of(run, config, list, options, member.get()), run, options), take_lock(run, options))),
       tokenizer(load_tokenizer(run, config)),
       stream(open_data(run, config, tokenizer)),
-      memory(memory_of(run, config, list, options, zero.get())),
+      memory(memory_of(run, config, list, options, member.get())),
       team(threads_of(run, options)),
       traced(kernels::best()),
       trainer(
@@ -146,7 +150,7 @@ RunParts::RunParts(const RunConfig& r, const RunOptions& o)
           [this](std::int64_t begin, std::span<std::int32_t> inputs, std::span<std::int32_t> targets) {
             stream.fill(begin, inputs, targets);
           },
-          options.spans, zero.get()),
+          options.spans, member.get()),
       content{config,
               list,
               weights_type(run),

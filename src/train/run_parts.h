@@ -18,7 +18,7 @@ core::DType moments_of(const RunConfig& run);
 std::int64_t snapshot_bytes(const RunConfig& run, const model::ParameterList& list);
 // By kind, of the first rank.
 MemoryByKind memory_of(const RunConfig& run, const model::ModelConfig& config, const model::ParameterList& list,
-                       const RunOptions& options = {}, const parallel::Zero* zero = nullptr);
+                       const RunOptions& options = {}, const parallel::Member* member = nullptr);
 // Throws Error(usage) where the machine has less.
 void check_memory(const MemoryByKind& need, const RunConfig& run, const RunOptions& options = {});
 
@@ -31,9 +31,9 @@ struct RunParts {
   const RunConfig run;
   const RunOptions options;
   const model::ModelConfig config;
-  const model::ParameterList list;
-  std::unique_ptr<parallel::Zero> zero;  // null: one process
-  std::unique_ptr<RunLock> lock;         // of the first rank
+  const model::ParameterList list;           // of the whole model
+  std::unique_ptr<parallel::Member> member;  // null: one process
+  std::unique_ptr<RunLock> lock;             // of the first rank
   text::Tokenizer tokenizer;
   data::Stream stream;
   MemoryByKind memory;

@@ -12,7 +12,15 @@ namespace finback::train {
 namespace {
 
 // A separate compute copy is needed only where it has a narrower type than the masters, or more rows.
-bool has_copy(const model::Precision& p, const parallel::Zero* zero) { return p.storage != p.accumulator || zero; }
+bool has_copy(const model::Slab& slab, const model::Precision& p, const parallel::Member* member) {
+  return p.storage != p.accumulator || (member && member->part().holders(slab).size() > 1);
+}
+model::ParameterList copied_of(const model::ParameterList& list, const model::Precision& p, const parallel::Member* member) {
+  model::ParameterList copied;
+  for (const model::Slab& slab : list.slabs)
+    if (has_copy(slab, p, member)) copied.slabs.push_back(slab);
+  return copied;
+}
 
 // Bytes of an arena that `take` fills.
 template <class Take>
@@ -68,13 +76,11 @@ struct Sizes {
   std::int64_t weights, master, moments, gradients;
 };
 
-model::ParameterList owned_of(const model::ParameterList& list, const parallel::Zero* zero) {
-  return zero ? zero->shards().owned(list, zero->ranks().rank()) : list;
-}
+model::ParameterList owned_of(const model::ParameterList& list, const parallel::Member* member) { return member ? member->owned() : list; }
 
 Sizes sizes_of(const model::ParameterList& list, const model::ParameterList& owned, const model::Precision& precision, core::DType moments,
-               bool copy) {
-  return {.weights = copy ? counted([&](core::Arena& a) { model::take_weights(a, list, precision); }) : 0,
+               const parallel::Member* member) {
+  return {.weights = counted([&](core::Arena& a) { model::take_weights(a, copied_of(list, precision, member), precision); }),
           .master = counted([&](core::Arena& a) { model::take_slabs(a, owned, precision.accumulator); }),
           .moments = 2 * counted([&](core::Arena& a) { model::take_slabs(a, owned, moments, /*trained_only=*/true); }),
           .gradients = counted([&](core::Arena& a) { model::take_slabs(a, list, precision.accumulator, /*trained_only=*/true); })};
@@ -83,28 +89,32 @@ Sizes sizes_of(const model::ParameterList& list, const model::ParameterList& own
 }  // namespace
 
 MemoryByKind TrainState::memory_needed(const model::ParameterList& list, const model::Precision& precision, core::DType moments,
-                                       const parallel::Zero* zero) {
-  const Sizes s = sizes_of(list, owned_of(list, zero), precision, moments, has_copy(precision, zero));
+                                       const parallel::Member* member) {
+  const Sizes s = sizes_of(list, owned_of(list, member), precision, moments, member);
   return {.weights = in_pages(s.weights), .master = in_pages(s.master), .moments = in_pages(s.moments), .gradients = in_pages(s.gradients)};
 }
 
-TrainState::TrainState(const model::ParameterList& parameters, const model::Precision& precision, core::DType moments, parallel::Zero* zero)
+TrainState::TrainState(const model::ParameterList& parameters, const model::Precision& precision, core::DType moments,
+                       parallel::Member* member)
     : list(parameters),
-      owned(owned_of(list, zero)),
+      owned(owned_of(list, member)),
       precision_(precision),
-      zero_(zero),
-      master_arena_("master", sizes_of(list, owned, precision, moments, has_copy(precision, zero)).master),
-      moments_arena_("moments", sizes_of(list, owned, precision, moments, has_copy(precision, zero)).moments),
-      gradients_arena_("gradients", sizes_of(list, owned, precision, moments, has_copy(precision, zero)).gradients),
-      weights_arena_("weights", sizes_of(list, owned, precision, moments, has_copy(precision, zero)).weights) {
+      member_(member),
+      master_arena_("master", sizes_of(list, owned, precision, moments, member).master),
+      moments_arena_("moments", sizes_of(list, owned, precision, moments, member).moments),
+      gradients_arena_("gradients", sizes_of(list, owned, precision, moments, member).gradients),
+      weights_arena_("weights", sizes_of(list, owned, precision, moments, member).weights) {
   master = model::take_slabs(master_arena_, owned, precision.accumulator);
   m = model::take_slabs(moments_arena_, owned, moments, /*trained_only=*/true);
   v = model::take_slabs(moments_arena_, owned, moments, /*trained_only=*/true);
   gradients = model::take_slabs(gradients_arena_, list, precision.accumulator, /*trained_only=*/true);
-  weights = has_copy(precision, zero) ? model::take_weights(weights_arena_, list, precision) : master;
+  const model::SlabBuffers copies = model::take_weights(weights_arena_, copied_of(list, precision, member), precision);
+  weights = {.slabs = {}, .scales = copies.scales, .parts = copies.parts, .packed = {}};
+  auto copy = copies.slabs.begin();
   for (std::size_t s = 0; s < list.slabs.size(); ++s) {
+    weights.slabs.push_back(has_copy(list.slabs[s], precision, member) ? *copy++ : master.slabs[s]);
     if (list.slabs[s].role == model::Role::gate_bias) weights.slabs[s] = master.slabs[s];
-    first_row_.push_back(zero ? zero->shards().begin(s, zero->ranks().rank()) : 0);
+    first_row_.push_back(member ? member->first_row(s) : 0);
     own_.push_back(model::weight_rows(weights, s, first_row_[s], first_row_[s] + master.slabs[s].rows));
   }
 }
@@ -124,9 +134,9 @@ void TrainState::complete_weights(const kernels::Context& ctx) {
   nonfinite_blocks = 0;
   for (std::size_t s = 0; s < list.slabs.size(); ++s)
     if (has_codes(s)) nonfinite_blocks += model::round_weights(ctx, master.slabs[s], precision_, own_[s]);
-  if (!zero_) return;
-  zero_->gather_weights(weights);
-  zero_->ranks().all_reduce(std::span(&nonfinite_blocks, 1));
+  if (!member_) return;
+  member_->gather_weights(weights);
+  member_->world().all_reduce(std::span(&nonfinite_blocks, 1));
 }
 
 }  // namespace finback::train

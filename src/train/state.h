@@ -5,7 +5,7 @@
 #include "core/arena.h"
 #include "model/params.h"
 #include "model/transformer.h"
-#include "parallel/zero.h"
+#include "parallel/member.h"
 #include "train/guard.h"
 #include "train/run_config.h"
 
@@ -48,11 +48,12 @@ std::int64_t peak_resident_bytes();  // the most so far
 // copy, in `master`.
 class TrainState {
  public:
-  // zero: over ranks, each of which holds a share of masters and moments; null: one process holds all.
-  TrainState(const model::ParameterList& list, const model::Precision& precision, core::DType moments, parallel::Zero* zero = nullptr);
+  // member: over ranks, each of which holds a part of the model and a share of that part's masters and moments; null: one process holds
+  // all.
+  TrainState(const model::ParameterList& list, const model::Precision& precision, core::DType moments, parallel::Member* member = nullptr);
 
   static MemoryByKind memory_needed(const model::ParameterList& list, const model::Precision& precision, core::DType moments,
-                                    const parallel::Zero* zero = nullptr);
+                                    const parallel::Member* member = nullptr);
 
   // Initial values, and the compute copy made from them.
   void initialise(const model::ModelConfig& config, std::uint64_t seed, const kernels::Context& ctx);
@@ -74,7 +75,7 @@ class TrainState {
 
  private:
   const model::Precision precision_;
-  parallel::Zero* const zero_;
+  parallel::Member* const member_;
   std::vector<std::int64_t> first_row_;  // [slabs]
   std::vector<model::WeightRows> own_;   // [slabs] of the compute copy: what the rank's masters become
   core::Arena master_arena_, moments_arena_, gradients_arena_, weights_arena_;

@@ -15,35 +15,45 @@ namespace {
 
 core::DType moments_of(const RunConfig& run) { return run.optimizer.moments == "bf16" ? core::DType::bf16 : core::DType::f32; }
 
-model::Transformer::Options options_of(const RunConfig& run) {
-  return {.precision = precision_of(run),
-          .storage = model::activation_storage_of(run.train.activation_storage),
-          .max_tokens = run.train.micro_batch * run.data.seq_len,
-          .max_seq_len = run.data.seq_len,
-          .max_sequences = run.train.micro_batch,
-          .training = true};
+int pipeline_place(const parallel::Member* member) { return member ? member->at().pp : 0; }
+
+parallel::CellsNeeded cells_of(const RunConfig& run, const parallel::Member* member) {
+  if (!member) return {};
+  return parallel::cells_needed(member->schedule(), member->mesh().layout().pp, pipeline_place(member), all_micro_batches(run));
+}
+
+model::Transformer::Options options_of(const RunConfig& run, const parallel::Member* member) {
+  const parallel::CellsNeeded needed = cells_of(run, member);
+  model::Transformer::Options o{.precision = precision_of(run),
+                                .storage = model::activation_storage_of(run.train.activation_storage),
+                                .max_tokens = run.train.micro_batch * run.data.seq_len,
+                                .max_seq_len = run.data.seq_len,
+                                .max_sequences = run.train.micro_batch,
+                                .training = true,
+                                .cells = needed.cells,
+                                .waiting = needed.waiting,
+                                .pairs = needed.pairs};
+  if (!member) return o;
+  for (const int stage : member->part().stages) o.stages.push_back(parallel::shape_of(member->stages(), stage));
+  return o;
 }
 
 bool has_mtp(const RunConfig& run, const model::ModelConfig& config, std::int64_t step) {
   return config.num_nextn_predict_layers > 0 && mtp_loss_weight(run, step) > 0;
 }
 
-// Sequences that this process takes of the largest batch.
-std::int64_t most_sequences(const RunConfig& run, const parallel::Zero* zero) {
-  return run.train.global_batch / (zero ? zero->ranks().size() : 1);
+// The ranks of dp for which this process computes.
+std::int64_t dp_here(const RunConfig& run, const parallel::Member* member) { return member ? 1 : run.parallel.dp; }
+
+std::int64_t batch_bytes(const RunConfig& run, const parallel::Member* member) {
+  const std::int64_t most = run.train.global_batch / run.parallel.dp * dp_here(run, member);
+  return 2 * most * run.data.seq_len * static_cast<std::int64_t>(sizeof(std::int32_t));
 }
 
-std::int64_t batch_bytes(const RunConfig& run, const parallel::Zero* zero) {
-  return 2 * most_sequences(run, zero) * run.data.seq_len * static_cast<std::int64_t>(sizeof(std::int32_t));
-}
+bool stands_for_ranks(const RunConfig& run, const parallel::Member* member) { return !member && run.parallel.pp * run.parallel.dp > 1; }
 
-// Of one rank, beside the sum over those before it.
-bool takes_rank_gradients(const RunConfig& run, const parallel::Zero* zero) { return !zero && run.parallel.dp > 1; }
-std::int64_t rank_gradient_bytes(const RunConfig& run, const model::ParameterList& list, const parallel::Zero* zero) {
-  if (!takes_rank_gradients(run, zero)) return 0;
-  core::Arena count = core::Arena::counting();
-  model::take_slabs(count, list, precision_of(run).accumulator, /*trained_only=*/true);
-  return count.high_water();
+const model::ParameterList& held(const model::ParameterList& all, const parallel::Member* member) {
+  return member ? member->part().list : all;
 }
 
 void zero(core::Team& team, const model::SlabBuffers& buffers) {
@@ -70,38 +80,37 @@ double mean(double sum, std::int64_t n) { return n > 0 ? sum / static_cast<doubl
 }  // namespace
 
 MemoryByKind Trainer::memory_needed(const RunConfig& run, const model::ModelConfig& config, const model::ParameterList& list, int threads,
-                                    const parallel::Zero* zero) {
-  MemoryByKind need = TrainState::memory_needed(list, precision_of(run), moments_of(run), zero);
-  need.gradients += in_pages(rank_gradient_bytes(run, list, zero));
-  const auto transformer = model::Transformer::memory_needed(config, options_of(run));
+                                    const parallel::Member* member) {
+  MemoryByKind need = TrainState::memory_needed(held(list, member), precision_of(run), moments_of(run), member);
+  if (stands_for_ranks(run, member)) need.gradients += in_pages(AsLayout::bytes_needed(run, list));
+  const auto transformer = model::Transformer::memory_needed(config, options_of(run, member));
   need.activations = in_pages(transformer.activations);
-  need.work = in_pages(transformer.recomputed) + in_pages(transformer.work) + in_pages(transformer.tiles) +
+  need.work = in_pages(transformer.recomputed) + in_pages(transformer.work) + in_pages(transformer.waiting) + in_pages(transformer.tiles) +
               in_pages(kernels::scratch_bytes(threads));
-  need.batch = in_pages(batch_bytes(run, zero));
+  need.batch = in_pages(batch_bytes(run, member));
   return need;
 }
 
 Trainer::Trainer(const RunConfig& run, const model::ModelConfig& config, const model::ParameterList& list, core::Team& team,
-                 const kernels::Table& kernels, TokenSource tokens, core::Spans* spans, parallel::Zero* zero)
+                 const kernels::Table& kernels, TokenSource tokens, core::Spans* spans, parallel::Member* member)
     : run_(run),
       config_(config),
       team_(team),
       kernels_(kernels),
       source_(std::move(tokens)),
       spans_(spans),
-      zero_(zero),
-      state_(list, precision_of(run), moments_of(run), zero),
-      transformer_(config, list, options_of(run)),
+      member_(member),
+      all_(list),
+      state_(held(list, member), precision_of(run), moments_of(run), member),
+      transformer_(config, held(list, member), options_of(run, member)),
+      pipeline_(transformer_, member, cells_of(run, member)),
+      as_layout_(stands_for_ranks(run, member) ? std::make_unique<AsLayout>(run_, config_, all_) : nullptr),
       scratch_("scratch", kernels::scratch_bytes(team.threads())),
-      batch_arena_("batch", batch_bytes(run, zero) + 128),
-      gradients_arena_("gradients of a rank", rank_gradient_bytes(run, list, zero)) {
-  const std::int64_t most = most_sequences(run, zero) * run.data.seq_len;
+      batch_arena_("batch", batch_bytes(run, member) + 128) {
+  const std::int64_t most = batch_bytes(run, member) / 2 / static_cast<std::int64_t>(sizeof(std::int32_t));
   inputs_ = {batch_arena_.take_array<std::int32_t>(most), static_cast<std::size_t>(most)};
   targets_ = {batch_arena_.take_array<std::int32_t>(most), static_cast<std::size_t>(most)};
   sums_.reset(config_);
-  rank_sums_.reset(config_);
-  if (takes_rank_gradients(run, zero))
-    rank_gradients_ = model::take_slabs(gradients_arena_, list, precision_of(run).accumulator, /*trained_only=*/true);
   std::int64_t blocks = 0;
   for (const model::Parameter& p : list.parameters) blocks += block_rows(p.rows);
   squares_.resize(static_cast<std::size_t>(blocks));
@@ -111,7 +120,7 @@ Trainer::Trainer(const RunConfig& run, const model::ModelConfig& config, const m
 }
 
 MemoryByKind Trainer::memory() const {
-  MemoryByKind now = memory_needed(run_, config_, state_.list, team_.threads(), zero_);
+  MemoryByKind now = memory_needed(run_, config_, all_, team_.threads(), member_);
   now.work += in_pages(scratch_.high_water()) - in_pages(scratch_.capacity());
   return now;
 }
@@ -121,11 +130,11 @@ StepReport Trainer::step() {
   Counters& counters = state_.counters;
   const std::int64_t step = counters.step;
   const std::int64_t sequences = batch_size(run_, step);
-  const std::int64_t sequences_here = sequences / (zero_ ? zero_->ranks().size() : 1);
   {
     const core::SpanScope batch(spans_, "batch");
-    const auto tokens_here = static_cast<std::size_t>(sequences_here * run_.data.seq_len);
-    const std::int64_t first = counters.sequences + (zero_ ? zero_->ranks().rank() * sequences_here : 0);
+    const std::int64_t sequences_a_rank = sequences / run_.parallel.dp;
+    const auto tokens_here = static_cast<std::size_t>(dp_here(run_, member_) * sequences_a_rank * run_.data.seq_len);
+    const std::int64_t first = counters.sequences + (member_ ? member_->at().dp * sequences_a_rank : 0);
     source_(first, inputs_.first(tokens_here), targets_.first(tokens_here));
   }
 
@@ -178,14 +187,20 @@ void Trainer::describe_experts(StepReport& report) const {
   report.balance_loss = mean(std::accumulate(sums_.balance.begin(), sums_.balance.end(), 0.0), layers * report.sequences);
 }
 
-// gradients and sums_ of the step's whole batch. Each rank has as many sequences, in order; a rank's micro-batches are added in order, then
-// the ranks. Over ranks a rank's own rows of the gradients are the sum, and of sums_ all is.
+// gradients and sums_ of the step's whole batch. Each rank of dp has as many sequences, in order. Over ranks a rank's own rows of the
+// gradients are the sum, and of sums_ all is.
 void Trainer::compute_gradients(std::int64_t sequences) {
-  const std::int64_t step = state_.counters.step, ranks = run_.parallel.dp, sequences_a_rank = sequences / ranks;
-  const auto tokens_a_rank = static_cast<std::size_t>(sequences_a_rank * run_.data.seq_len);
-  const std::size_t ranks_here = zero_ ? 1 : static_cast<std::size_t>(ranks);
-  const auto targets = targets_.first(ranks_here * tokens_a_rank);
-  const std::int64_t scored = sum_over_ranks(std::count_if(targets.begin(), targets.end(), [](std::int32_t t) { return t >= 0; }));
+  const std::int64_t step = state_.counters.step;
+  const int batches = micro_batches(run_, sequences);
+  const auto tokens_a_batch = static_cast<std::size_t>(run_.train.micro_batch * run_.data.seq_len);
+  const auto batch = [&](int dp, int i) -> model::MicroBatch {
+    const std::size_t at = static_cast<std::size_t>(dp * batches + i) * tokens_a_batch;
+    return {run_.train.micro_batch, run_.data.seq_len, inputs_.subspan(at, tokens_a_batch), targets_.subspan(at, tokens_a_batch)};
+  };
+  const auto targets = targets_.first(static_cast<std::size_t>(dp_here(run_, member_) * batches) * tokens_a_batch);
+  // Ranks of one pipeline have the same.
+  std::int64_t scored = std::count_if(targets.begin(), targets.end(), [](std::int32_t t) { return t >= 0; });
+  scored = sum_over_ranks(pipeline_place(member_) == 0 ? scored : 0);
   const double per_token = scored > 0 ? 1 / static_cast<double>(scored) : 0;
   const bool with_mtp = has_mtp(run_, config_, step);
   model::LossWeights scale;
@@ -194,34 +209,32 @@ void Trainer::compute_gradients(std::int64_t sequences) {
   scale.sequence_balance = run_.moe.sequence_balance_alpha / static_cast<double>(sequences);
 
   const kernels::Context ctx = context();
-  for (std::size_t r = 0; r < ranks_here; ++r) {
-    const model::SlabBuffers& gradients = r == 0 ? state_.gradients : rank_gradients_;
-    model::LossSums& sums = r == 0 ? sums_ : rank_sums_;
-    {
-      const core::SpanScope span(spans_, "zero_gradients", -1, {.written = bytes_of(gradients)});
-      zero(team_, gradients);
-    }
-    sums.reset(config_);
-    const auto tokens_a_batch = static_cast<std::size_t>(run_.train.micro_batch * run_.data.seq_len);
-    for (std::size_t at = r * tokens_a_rank; at < (r + 1) * tokens_a_rank; at += tokens_a_batch) {
-      const model::MicroBatch batch{run_.train.micro_batch, run_.data.seq_len, inputs_.subspan(at, tokens_a_batch),
-                                    targets_.subspan(at, tokens_a_batch)};
-      transformer_.forward_backward({ctx, state_.weights, &gradients, scale, with_mtp}, batch, sums);
-    }
-    if (r == 0) continue;
-    for (std::size_t s = 0; s < gradients.slabs.size(); ++s)
-      if (const core::Mat& g = state_.gradients.slabs[s]) kernels_.add(ctx, flat(g), flat(gradients.slabs[s]), flat(g));
-    sums_.add(rank_sums_);
+  if (as_layout_) {
+    as_layout_->compute(transformer_, {.ctx = ctx, .weights = state_.weights, .scale = scale, .with_mtp = with_mtp}, batches, batch,
+                        state_.gradients, sums_);
+    return;
   }
-  if (!zero_) return;
+  {
+    const core::SpanScope span(spans_, "zero_gradients", -1, {.written = bytes_of(state_.gradients)});
+    zero(team_, state_.gradients);
+  }
+  sums_.reset(config_);
+  pipeline_.play(
+      {ctx, state_.weights, &state_.gradients, scale, with_mtp}, batches, [&](int i) { return batch(0, i); }, sums_);
+  if (!member_) return;
   const core::SpanScope span(spans_, "sum_gradients");
-  zero_->sum_gradients(state_.gradients);
-  for (const std::span<double> x : sums_.reals()) zero_->ranks().all_reduce(x);
-  for (const std::span<std::int64_t> x : sums_.counts()) zero_->ranks().all_reduce(x);
+  member_->sum_gradients(state_.gradients);
+  for (const std::span<double> x : sums_.reals()) member_->world().all_reduce(x);
+  for (const std::span<std::int64_t> x : sums_.counts()) member_->world().all_reduce(x);
+}
+
+void Trainer::evaluate(const model::MicroBatch& batch, bool with_mtp, model::LossSums& sums) {
+  const kernels::Context ctx = context();
+  pipeline_.evaluate({.ctx = ctx, .weights = state_.weights, .with_mtp = with_mtp}, batch, sums);
 }
 
 std::int64_t Trainer::sum_over_ranks(std::int64_t x) const {
-  if (zero_) zero_->ranks().all_reduce(std::span(&x, 1));
+  if (member_) member_->world().all_reduce(std::span(&x, 1));
   return x;
 }
 
@@ -233,10 +246,10 @@ double Trainer::gradient_norm() {
   std::fill(squares_.begin(), squares_.end(), 0);
   const auto& owned = state_.owned.parameters;
   std::size_t block = 0, next = 0;  // of all parameters; of owned
-  for (const model::Parameter& p : state_.list.parameters) {
+  for (const model::Parameter& p : all_.parameters) {
     if (next < owned.size() && owned[next].name == p.name) {
       const model::Parameter& piece = owned[next++];
-      const auto s = static_cast<std::size_t>(p.slab);
+      const auto s = static_cast<std::size_t>(piece.slab);
       if (state_.gradients.slabs[s]) {
         const core::Mat g = state_.own_gradient(s).row_range(piece.row, piece.rows);
         for (std::int64_t row = 0; row < piece.rows; row += parallel::kBlockRows)
@@ -246,7 +259,7 @@ double Trainer::gradient_norm() {
     }
     block += static_cast<std::size_t>(block_rows(p.rows));
   }
-  if (zero_) zero_->ranks().all_reduce(squares_);
+  if (member_) member_->world().all_reduce(squares_);
   double total = 0;
   for (const double x : squares_) total += x;
   return std::sqrt(total);

@@ -2,10 +2,13 @@
 // bias [V3 §2.1.2, §4.2]. The loop around it (evaluation, checkpoints, what a person sees) is in run.h.
 #pragma once
 
+#include "parallel/pipeline.h"
+#include "train/as_layout.h"
 #include "train/state.h"
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -38,25 +41,26 @@ struct StepReport {
 
 class Trainer {
  public:
-  // Takes all memory. `tokens` is kept. `spans` records steps and their parts, down to kernels where `kernels` is a traced table.
-  // zero: this is one of the parallel.dp ranks, which all call step() together. Null: one process, which forms its sums as that many ranks
-  // would. Throws Error(usage) for what `kernels` cannot do.
+  // Takes all memory. `tokens` is kept; `list` is of the whole model. `spans` records steps and their parts, down to kernels where
+  // `kernels` is a traced table. member: this is one of the ranks of [parallel], which all call step() together. Null: one process, which
+  // forms its sums as those ranks would. Throws Error(usage) for what `kernels` cannot do and for a schedule that does not exist.
   Trainer(const RunConfig& run, const model::ModelConfig& config, const model::ParameterList& list, core::Team& team,
-          const kernels::Table& kernels, TokenSource tokens, core::Spans* spans = nullptr, parallel::Zero* zero = nullptr);
+          const kernels::Table& kernels, TokenSource tokens, core::Spans* spans = nullptr, parallel::Member* member = nullptr);
 
   // Computed from shapes alone, before anything is reserved; without the snapshot. The kernels' scratch counts as reserved.
   static MemoryByKind memory_needed(const RunConfig& run, const model::ModelConfig& config, const model::ParameterList& list, int threads,
-                                    const parallel::Zero* zero = nullptr);
+                                    const parallel::Member* member = nullptr);
 
   // The same with the scratch as used so far: what is resident after a step.
   MemoryByKind memory() const;
-  // What the activation store of one micro-batch took.
+  // What the activation store of one micro-batch took, on the larger of the rank's stages.
   std::int64_t activation_bytes() const { return transformer_.activation_bytes(); }
 
   StepReport step();
 
   TrainState& state() { return state_; }
-  model::Transformer& transformer() { return transformer_; }
+  // Forward and losses of a micro-batch without training; all ranks of a pipeline together.
+  void evaluate(const model::MicroBatch& batch, bool with_mtp, model::LossSums& sums);
   kernels::Context context() { return {kernels_, team_, scratch_, spans_}; }
 
  private:
@@ -76,14 +80,15 @@ class Trainer {
   const kernels::Table& kernels_;
   TokenSource source_;
   core::Spans* spans_;
-  parallel::Zero* const zero_;
+  parallel::Member* const member_;
+  const model::ParameterList& all_;
   TrainState state_;
   model::Transformer transformer_;
-  core::Arena scratch_, batch_arena_, gradients_arena_;
+  parallel::Pipeline pipeline_;
+  std::unique_ptr<AsLayout> as_layout_;  // where one process stands for several ranks
+  core::Arena scratch_, batch_arena_;
   std::span<std::int32_t> inputs_, targets_;  // of the largest step
   model::LossSums sums_;
-  model::SlabBuffers rank_gradients_;  // of one rank after the other, where one process stands for several
-  model::LossSums rank_sums_;
   std::vector<double> squares_;  // of each block row of each parameter
 };
 

@@ -26,10 +26,10 @@ void run_worker(const RunConfig& run, const RunOptions& options) {
         break;
       case Order::evaluate:
         parts.evaluator->run(
-            parts.trainer, [] { return false; }, parts.ranks());
+            parts.trainer, [] { return false; }, parts.member.get());
         break;
       case Order::save:
-        Snapshot::send_share(state, *parts.zero);
+        Snapshot::send_share(state, *parts.member);
         break;
       case Order::end:
         return;

@@ -1,13 +1,15 @@
-// Data-parallel ranks under ZeRO-1 give the bits of one process that forms its sums as they do.
+// The ranks of a layout give the bits of one process that forms its sums as they do: every schedule, with MTP, the masters sharded.
 #include "train/trainer.h"
 
 #include "comm/threads.h"
 #include "core/rng.h"
 #include "tests/train/tiny_model.h"
+#include "train/layout.h"
 
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <map>
 
 namespace finback::train {
 namespace {
@@ -15,15 +17,23 @@ namespace {
 constexpr std::int64_t kSeqLen = 12;
 constexpr int kSteps = 3;
 
-RunConfig run_over(int ranks, const std::string& precision) {
+struct Case {
+  std::string schedule;
+  int pp, dp;
+  std::string precision, storage;
+  int micro_batches = 4;  // of a rank
+  int ranks() const { return pp * dp; }
+};
+
+RunConfig run_of(const Case& c) {
   RunConfig run;
   run.data.seq_len = kSeqLen;
   run.train.steps = 40;
-  run.train.precision = precision;
-  run.train.activation_storage = precision == "fp8" ? "paper" : "bf16";
-  run.train.micro_batch = 2, run.train.global_batch = 4 * run.train.micro_batch * ranks;
+  run.train.precision = c.precision;
+  run.train.activation_storage = c.storage;
+  run.train.micro_batch = 2, run.train.global_batch = c.micro_batches * run.train.micro_batch * c.dp;
   run.optimizer.lr = 1e-2, run.optimizer.min_lr = 1e-3, run.optimizer.warmup_steps = 4;
-  run.parallel.dp = ranks;
+  run.parallel.pp = c.pp, run.parallel.dp = c.dp, run.parallel.schedule = c.schedule;
   return run;
 }
 
@@ -49,7 +59,8 @@ void fill_tokens(std::int64_t first, std::span<std::int32_t> inputs, std::span<s
 // What a run comes to: the steps' numbers and, put together, every weight and moment.
 struct Outcome {
   std::vector<double> numbers;
-  std::string weights, state;
+  std::map<std::string, std::string> weights;  // of what the process holds, by name
+  std::string state;
   std::int64_t owned_bytes = 0;
 };
 
@@ -63,9 +74,8 @@ std::string bytes_of(const std::vector<core::Mat>& slabs) {
 Outcome train(const RunConfig& run, const model::ModelConfig& model, comm::Communicator* ranks) {
   const model::ParameterList list = model::list_parameters(model);
   core::Team team(1);
-  std::optional<parallel::Zero> zero;
-  if (ranks) zero.emplace(*ranks, list);
-  Trainer trainer(run, model, list, team, kernels::best(), fill_tokens, nullptr, zero ? &*zero : nullptr);
+  const std::unique_ptr<parallel::Member> member = ranks ? join(run, model, list, *ranks) : nullptr;
+  Trainer trainer(run, model, list, team, kernels::best(), fill_tokens, nullptr, member.get());
   trainer.state().initialise(model, 1, trainer.context());
   Outcome out;
   for (int i = 0; i < kSteps; ++i) {
@@ -75,45 +85,59 @@ Outcome train(const RunConfig& run, const model::ModelConfig& model, comm::Commu
                                            static_cast<double>(r.tokens), static_cast<double>(r.nonfinite_tiles)});
   }
   TrainState& state = trainer.state();
-  out.weights = bytes_of(state.weights.slabs) + bytes_of(state.weights.scales);
+  for (const model::Parameter& p : state.list.parameters) out.weights[p.name] = bytes_of({state.weights.of(p)});
   for (const model::SlabBuffers* share : {&state.master, &state.m, &state.v}) {
     out.owned_bytes += static_cast<std::int64_t>(bytes_of(share->slabs).size());
-    if (!zero) {
+    if (!member) {
       out.state += bytes_of(share->slabs);
       continue;
     }
     core::Arena arena("whole", 64 << 20);
     const core::DType type = share == &state.master ? core::DType::f32 : core::DType::bf16;
     const model::SlabBuffers whole = model::take_slabs(arena, list, type, /*trained_only=*/share != &state.master);
-    zero->collect(*share, ranks->rank() == 0 ? &whole : nullptr);
+    member->collect(*share, ranks->rank() == 0 ? &whole : nullptr);
     if (ranks->rank() == 0) out.state += bytes_of(whole.slabs);
   }
   return out;
 }
 
-TEST(Ranks, GiveTheBitsOfOneProcessToldTheirSums) {
+class Ranks : public ::testing::TestWithParam<Case> {};
+
+TEST_P(Ranks, GiveTheBitsOfOneProcessToldTheirSums) {
+  const Case& c = GetParam();
   const model::ModelConfig model = wide_model();
-  for (const auto& [precision, n] : {std::pair{"fp32", 2}, {"bf16", 3}, {"fp8", 2}}) {
-    const RunConfig run = run_over(n, precision);
-    const Outcome one = train(run, model, nullptr);
-    std::vector<Outcome> each(static_cast<std::size_t>(n));
-    comm::run_threads(n, {.timeout = 60},
-                      [&](comm::Communicator& ranks) { each[static_cast<std::size_t>(ranks.rank())] = train(run, model, &ranks); });
-    std::int64_t owned = 0;
-    for (const Outcome& rank : each) {
-      EXPECT_EQ(rank.numbers, one.numbers) << precision;
-      EXPECT_TRUE(rank.weights == one.weights) << precision;
-      owned += rank.owned_bytes;
-    }
-    EXPECT_TRUE(each[0].state == one.state) << precision;
-    // Masters and moments are held once over the ranks, but for the gates' biases.
-    EXPECT_LT(owned, one.owned_bytes + one.owned_bytes / 50) << precision;
+  const RunConfig run = run_of(c);
+  const Outcome one = train(run, model, nullptr);
+  std::vector<Outcome> each(static_cast<std::size_t>(c.ranks()));
+  comm::run_threads(c.ranks(), {.timeout = 60},
+                    [&](comm::Communicator& ranks) { each[static_cast<std::size_t>(ranks.rank())] = train(run, model, &ranks); });
+  std::int64_t owned = 0;
+  for (const Outcome& rank : each) {
+    EXPECT_EQ(rank.numbers, one.numbers);
+    for (const auto& [name, bytes] : rank.weights) EXPECT_TRUE(bytes == one.weights.at(name)) << name;
+    owned += rank.owned_bytes;
   }
+  EXPECT_TRUE(each[0].state == one.state);
+  // Masters and moments are held once over the ranks, but for the gates' biases.
+  EXPECT_LT(owned, one.owned_bytes + one.owned_bytes / 50);
 }
 
+INSTANTIATE_TEST_SUITE_P(Layouts, Ranks,
+                         ::testing::Values(Case{"1f1b", 1, 2, "fp32", "bf16"}, Case{"1f1b", 1, 3, "bf16", "bf16"},
+                                           Case{"1f1b", 1, 2, "fp8", "paper"}, Case{"1f1b", 2, 2, "fp32", "full"},
+                                           Case{"1f1b", 4, 1, "fp8", "paper", 6}, Case{"zb1p", 4, 1, "bf16", "full", 6},
+                                           Case{"zb1p", 2, 2, "fp8", "paper"}, Case{"dualpipe", 2, 1, "fp32", "bf16"},
+                                           Case{"dualpipe", 4, 2, "bf16", "bf16", 8}, Case{"dualpipe", 4, 1, "fp8", "paper", 10},
+                                           Case{"dualpipev", 1, 2, "bf16", "full"}, Case{"dualpipev", 2, 1, "fp8", "fp8", 5},
+                                           Case{"dualpipev", 4, 1, "fp32", "bf16", 9}),
+                         [](const auto& tested) {
+                           const Case& c = tested.param;
+                           return fmt::format("{}_pp{}_dp{}_{}_{}", c.schedule, c.pp, c.dp, c.precision, c.storage);
+                         });
+
 // Another tree of sums gives other bits: the test above sees a difference where there is one.
-TEST(Ranks, TheTreeOfSumsShows) {
-  RunConfig run = run_over(2, "fp32");
+TEST(RanksOrder, OfSumsShows) {
+  RunConfig run = run_of({"1f1b", 1, 2, "fp32", "bf16"});
   const Outcome two = train(run, wide_model(), nullptr);
   run.parallel.dp = 1;
   const Outcome one = train(run, wide_model(), nullptr);
