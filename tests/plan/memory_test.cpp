@@ -8,7 +8,6 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <array>
 
 namespace finback::plan {
 namespace {
@@ -40,19 +39,21 @@ TEST(MemoryReport, OfOneRankIsTheTrainers) {
   }
 }
 
-// … and of data-parallel ranks, each with its own shares.
-TEST(MemoryReport, OfDataParallelRanksIsTheTrainers) {
+// … and of the ranks of a layout, each with its own part and its own shares.
+TEST(MemoryReport, OfRanksIsTheTrainers) {
   const model::ModelConfig config = model::read_config(FINBACK_SOURCE_DIR "/configs/models/small.json");
   const model::ParameterList list = model::list_parameters(config);
-  for (const char* name : {"fp32", "bf16", "fp8"}) {
+  const auto check = [&](const parallel::Layout& layout, parallel::ScheduleKind kind, const char* name) {
     const model::Precision precision = model::precision_of(name);
-    std::array<train::MemoryByKind, 3> taken;
-    comm::run_threads(3, {}, [&](comm::Communicator& ranks) {
-      const parallel::Zero zero(ranks, list);
-      taken[static_cast<std::size_t>(ranks.rank())] = train::TrainState::memory_needed(list, precision, core::DType::bf16, &zero);
+    const parallel::Stages stages = parallel::cut_stages(config, 512, parallel::stages_of(kind, layout.pp));
+    std::vector<train::MemoryByKind> taken(static_cast<std::size_t>(layout.pp * layout.dp));
+    comm::run_threads(layout.pp * layout.dp, {}, [&](comm::Communicator& ranks) {
+      const parallel::Member member(ranks, list, layout, kind, stages);
+      taken[static_cast<std::size_t>(ranks.rank())] =
+          train::TrainState::memory_needed(member.part().list, precision, core::DType::bf16, &member);
     });
-    const parallel::TrainingShape shape{.config = config, .precision = precision, .seq_len = 512, .layout = {.dp = 3}};
-    const auto planned = parallel::bytes_per_rank(shape, parallel::cut_stages(config, 512, 1));
+    const auto planned = parallel::bytes_per_rank(
+        {.config = config, .precision = precision, .seq_len = 512, .micro_batches = 4, .layout = layout, .schedule = kind}, stages);
     ASSERT_EQ(planned.size(), taken.size());
     for (std::size_t r = 0; r < taken.size(); ++r) {
       EXPECT_EQ(train::in_pages(planned[r].weights), taken[r].weights) << name << ' ' << r;
@@ -60,6 +61,12 @@ TEST(MemoryReport, OfDataParallelRanksIsTheTrainers) {
       EXPECT_EQ(train::in_pages(planned[r].master), taken[r].master) << name << ' ' << r;
       EXPECT_EQ(train::in_pages(planned[r].moments), taken[r].moments) << name << ' ' << r;
     }
+  };
+  for (const char* name : {"fp32", "bf16", "fp8"}) {
+    check({.dp = 3}, parallel::ScheduleKind::one_f_one_b, name);
+    check({.pp = 2, .dp = 4, .ep = 2}, parallel::ScheduleKind::zb1p, name);
+    check({.pp = 2, .dp = 2, .ep = 2}, parallel::ScheduleKind::dualpipe, name);
+    check({.pp = 2, .dp = 1}, parallel::ScheduleKind::dualpipev, name);
   }
 }
 

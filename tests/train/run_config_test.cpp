@@ -61,7 +61,7 @@ TEST(RunConfig, ValuesOutOfRangeAreRefusedWithTheRange) {
   EXPECT_TRUE(has(error_of(kMinimal + "[optimizer]\nlr = \"fast\"\n"), "give a number"));
   EXPECT_TRUE(has(error_of(kMinimal + "[train]\nprecision = \"fp16\"\n"), "one of bf16|fp8|fp32|fp64"));
   EXPECT_TRUE(has(error_of(kMinimal + "[train]\nprecision = \"bf16|fp32\"\n"), "out of range"));
-  EXPECT_TRUE(has(error_of(kMinimal + "[parallel]\npp = 2\n"), "out of range"));
+  EXPECT_TRUE(has(error_of(kMinimal + "[parallel]\npp = 0\n"), "out of range"));
   EXPECT_TRUE(has(error_of(kMinimal, {"data.fim_rate=1.5"}), "--set data.fim_rate=1.5"));
 }
 
