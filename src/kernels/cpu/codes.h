@@ -34,6 +34,17 @@ constexpr CodeTable code_table(const CodeFormat& f) {
 }
 constexpr CodeTable kE4m3Table = code_table(kE4m3), kE5m2Table = code_table(kE5m2);
 
+// Byte i of pairs(): which column, and from 64 on which of the next row.
+struct PairOrder {
+  alignas(64) uint8_t index[64];
+};
+constexpr PairOrder pair_order() {
+  PairOrder order{};
+  for (int i = 0; i < 64; ++i) order.index[i] = static_cast<uint8_t>(i / 16 * 4 + i / 8 % 2 * 16 + i / 2 % 4 + i % 2 * 64);
+  return order;
+}
+constexpr PairOrder kPairOrder = pair_order();
+
 struct CodeReader {
   __m512i low0, low1, high0, high1;
   explicit CodeReader(finback::core::DType t) {
@@ -55,6 +66,14 @@ struct CodeReader {
   void read_in_order(__m512i codes, __m512i& first, __m512i& second) const {
     const __m512i halves = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
     read(_mm512_maskz_permutexvar_epi64(0xff, halves, codes), first, second);
+  }
+  // Pairs of codes of 64 columns, from a row and the next one: 16 columns a register.
+  void pairs(__m512i row, __m512i next, __m512i (&to)[4]) const {
+    for (int half = 0; half < 2; ++half) {
+      // As read() splits them: of each quarter, the pairs of four columns of one register, then of the other.
+      const __m512i from = _mm512_add_epi8(_mm512_load_si512(kPairOrder.index), _mm512_set1_epi8(static_cast<char>(32 * half)));
+      read(_mm512_permutex2var_epi8(row, from, next), to[2 * half], to[2 * half + 1]);
+    }
   }
   // to[0 … count-1], and zeros up to a multiple of 64.
   void row(const uint8_t* from, int64_t count, uint16_t* to) const {

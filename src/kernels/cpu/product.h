@@ -137,6 +137,28 @@ void pack_strips(const Operand& from, int64_t line, int64_t width, int64_t count
   for (int64_t j = 0; j < width; j += kStripWidth, to += strip) memset(to, 0, static_cast<size_t>((end - there) * kStripWidth) * 4);
 }
 
+#if defined(__AVX512VBMI__)
+// `units` pairs of `rows` rows of codes that stand side by side, decoded where they are laid out: as pack_strips. Zeros beyond the rows.
+template <int kStripWidth>
+void pack_code_pairs(const CodeReader& reader, const uint8_t* from, int64_t stride, int64_t rows, int64_t width, int64_t count,
+                     int64_t units, int64_t strip, uint32_t* to) {
+  constexpr int64_t kAhead = 16;  // rows fetched in advance
+  for (int64_t u = 0; u < units; ++u, from += 2 * stride, to += kStripWidth)
+    for (int64_t j = 0; j < width; j += 64) {
+      const int64_t there = max(0, min(64, count - j));
+      const __mmask64 mask = there == 64 ? ~__mmask64{0} : (__mmask64{1} << there) - 1;
+      const __mmask64 first = 2 * u < rows ? mask : 0, second = 2 * u + 1 < rows ? mask : 0;
+      __builtin_prefetch(from + kAhead * stride + j);
+      __builtin_prefetch(from + (kAhead + 1) * stride + j);
+      __m512i pairs[4];
+      reader.pairs(_mm512_maskz_loadu_epi8(first, from + j), _mm512_maskz_loadu_epi8(second, from + stride + j), pairs);
+#pragma GCC unroll 4
+      for (int64_t at = j, i = 0; i < 4; ++i, at += 16)
+        if (at < width) _mm512_storeu_si512(to + at / kStripWidth * strip + at % kStripWidth, pairs[i]);
+    }
+}
+#endif
+
 // The same of codes, decoded run by run.
 template <class T, bool kPairs, int kStripWidth>
 void pack_codes(const Product& p, const Group& g, const Operand& from, DType dtype, int64_t line, int64_t width, int64_t count,
@@ -148,6 +170,14 @@ void pack_codes(const Product& p, const Group& g, const Operand& from, DType dty
   for (; begin < end; begin += kRunUnits<kPairs>) {
     const int64_t k = begin_of_run(p, g, begin / kRunUnits<kPairs>), k_end = begin_of_run(p, g, begin / kRunUnits<kPairs> + 1);
     const int64_t units = min(kRunUnits<kPairs>, end - begin);
+#if defined(__AVX512VBMI__)
+    if constexpr (kPairs)
+      if (!from.k_contiguous) {
+        pack_code_pairs<kStripWidth>(reader, codes + k * from.stride + line, from.stride, k_end - k, width, count, units, strip, to);
+        to += units * kStripWidth;
+        continue;
+      }
+#endif
     if (from.k_contiguous) {
       for (int64_t j = 0; j < count; ++j) {
         reader.row(codes + (line + j) * from.stride + k, k_end - k, rows + j * 128);
