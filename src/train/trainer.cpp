@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <numeric>
 
 namespace finback::train {
@@ -75,7 +76,10 @@ double bytes_of(const model::SlabBuffers& buffers) {
 
 std::int64_t block_rows(std::int64_t rows) { return (rows + parallel::kBlockRows - 1) / parallel::kBlockRows; }
 
-double mean(double sum, std::int64_t n) { return n > 0 ? sum / static_cast<double>(n) : 0; }
+// The sign of a NaN says nothing (the processor's own has one), and nobody should read "-nan".
+double nan_without_sign(double x) { return std::isnan(x) ? std::numeric_limits<double>::quiet_NaN() : x; }
+
+double mean(double sum, std::int64_t n) { return n > 0 ? nan_without_sign(sum / static_cast<double>(n)) : 0; }
 
 }  // namespace
 
@@ -140,11 +144,11 @@ StepReport Trainer::step() {
 
   StepReport report;
   compute_gradients(sequences);
-  report.grad_norm = gradient_norm();
+  report.grad_norm = nan_without_sign(gradient_norm());
   if (!finite(report)) {
     const std::uint64_t first = fingerprint();
     compute_gradients(sequences);
-    report.grad_norm = gradient_norm();
+    report.grad_norm = nan_without_sign(gradient_norm());
     report.recomputed = true;
     report.suspected_corruption = sum_over_ranks(fingerprint() != first) > 0;
   }

@@ -16,6 +16,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <csignal>
 #include <cstdlib>
@@ -178,16 +179,28 @@ TEST_F(RunTest, EvaluationCountsTheFilesCharacters) {
   EXPECT_NEAR(s.at("val_bits_per_byte").to_number<double>(), nats / 0.6931471805599453 / static_cast<double>(bytes), 1e-9);
 }
 
+// Sends a signal after the first step, while the run stands still before its last one: only then does it surely listen to signals.
+// Nothing is sent to a run that was faster.
+void stop_midway(pid_t pid, const std::string& metrics, int steps, int signal) {
+  const auto lines = [&] {
+    const std::string text = fs::exists(metrics) ? core::read_file(metrics, 1 << 24) : "";
+    return std::count(text.begin(), text.end(), '\n');
+  };
+  while (lines() == 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  ::kill(pid, SIGSTOP);
+  siginfo_t state;
+  ASSERT_EQ(::waitid(P_PID, static_cast<id_t>(pid), &state, WSTOPPED | WEXITED | WNOWAIT), 0);
+  if (state.si_code == CLD_STOPPED && lines() < steps) ::kill(pid, signal);
+  ::kill(pid, SIGCONT);
+}
+
 TEST_F(RunTest, AStoppedRunGoesOnWithTheSameBits) {
   ASSERT_EQ(exit_code(in_child(config("whole"), {})), 0);
   const std::string whole = state_bytes("whole");
   for (const int signal : {SIGTERM, SIGINT, SIGHUP}) {
     fs::remove_all(folder_ + "/stopped");
-    const int status = in_child(config("stopped", {"train.steps=12"}), {}, {}, [&](pid_t pid) {
-      while (!fs::exists(folder_ + "/stopped/metrics.jsonl") || fs::file_size(folder_ + "/stopped/metrics.jsonl") == 0)
-        std::this_thread::sleep_for(std::chrono::milliseconds(1));
-      ::kill(pid, signal);
-    });
+    const int status = in_child(config("stopped", {"train.steps=12"}), {}, {},
+                                [&](pid_t pid) { stop_midway(pid, folder_ + "/stopped/metrics.jsonl", 12, signal); });
     if (exit_code(status) != 0) {  // it may have been faster than the signal
       EXPECT_EQ(exit_code(status), 7);
       EXPECT_LT(newest_whole(checkpoints("stopped"))->step, 12);

@@ -157,12 +157,14 @@ TEST_P(BadWeight, IsSkippedAndCountedWhileItStays) {
   TrainState& state = r.trainer.state();
   float* weight = state.master.slabs[2].row<float>(0);
   const float before = weight[3];
-  weight[3] = std::numeric_limits<float>::quiet_NaN();
+  weight[3] = -std::numeric_limits<float>::quiet_NaN();
   state.refresh_weights(r.trainer.context());
   const std::vector<float> other(state.master.slabs[1].row<float>(0), state.master.slabs[1].row<float>(0) + 8);
   for (int i = 1; i <= 2; ++i) {
     const StepReport report = r.trainer.step();
     EXPECT_EQ(report.outcome, StepOutcome::skipped_nonfinite);
+    for (const double x : {report.loss, report.mtp_loss, report.grad_norm})
+      EXPECT_FALSE(std::isnan(x) && std::signbit(x));  // it would be told as "-nan"
     EXPECT_TRUE(report.recomputed);
     EXPECT_FALSE(report.suspected_corruption);
     EXPECT_EQ(report.nonfinite_tiles > 0, r.run.train.precision == "fp8");
