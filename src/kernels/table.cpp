@@ -112,13 +112,14 @@ constexpr Backend kBackends[] = {
 constexpr std::size_t kCount = std::size(kBackends);
 #undef FB_FILL
 
-// Each table holds what the one before it held, with its own functions on top.
+// Each table holds what the one before it held, with its own functions on top. Where an instruction set does not run, neither does what
+// fills its table, which is compiled for it.
 const Table* tables() {
   static const auto all = [] {
     std::array<Table, kCount> t{};
     for (std::size_t i = 0; i < kCount; ++i) {
       if (i > 0) t[i] = t[i - 1];
-      kBackends[i].fill(t[i]);
+      if (kBackends[i].runs_here()) kBackends[i].fill(t[i]);
       t[i].name = kBackends[i].name;
     }
     return t;
