@@ -171,7 +171,9 @@ struct TrainOptions {
 
 void bench_train(TrainOptions& o) {
   o.bench.mtp = !o.no_mtp;
-  const measure::TrainBench r = measure::bench_train(o.bench);
+  const std::optional<measure::TrainBench> measured = measure::bench_train(o.bench);
+  if (!measured) return;
+  const measure::TrainBench& r = *measured;
   if (o.json) {
     boost::json::array parts;
     for (const measure::StepPart& p : r.parts.parts)
@@ -188,7 +190,10 @@ void bench_train(TrainOptions& o) {
                                                            {"steps", o.bench.steps},
                                                            {"mtp", r.mtp},
                                                            {"threads", o.bench.threads},
-                                                           {"ranks", o.bench.ranks},
+                                                           {"pp", o.bench.layout.pp},
+                                                           {"dp", o.bench.layout.dp},
+                                                           {"ep", o.bench.layout.ep},
+                                                           {"schedule", o.bench.schedule},
                                                            {"isa", r.isa},
                                                            {"tokens_per_s", r.tokens_per_s},
                                                            {"tokens_per_s_median", r.tokens_per_s_median},
@@ -234,8 +239,14 @@ void add_bench_train(CLI::App& bench) {
   command->add_flag("--no-mtp", o->no_mtp, "without the MTP modules");
   command->add_option("--trace", o->bench.trace, "a file (Chrome trace) for the spans of the steps; prints where the fastest went");
   command->add_option("--threads", o->bench.threads, "threads of all ranks (default: every core)")->check(CLI::Range(1, 1024));
-  command->add_option("--ranks", o->bench.ranks, "data-parallel ranks, as threads of this process")
-      ->check(CLI::Range(1, 1024))
+  const auto size = [&](const char* name, int& value, const char* meaning) {
+    command->add_option(name, value, meaning)->check(CLI::Range(1, 1024))->capture_default_str();
+  };
+  size("--pp", o->bench.layout.pp, "ranks of the pipeline: pp × dp are threads of this process, or those of a launcher");
+  size("--dp", o->bench.layout.dp, "data-parallel ranks of each");
+  size("--ep", o->bench.layout.ep, "ranks over which a layer's experts are spread");
+  command->add_option("--schedule", o->bench.schedule, "of the pipeline")
+      ->check(CLI::IsMember({"1f1b", "zb1p", "dualpipe", "dualpipev"}))
       ->capture_default_str();
   command->add_flag("--json", o->json, "one JSON object");
   command->footer("Example:\n  finback bench train --model configs/models/tiny.json --batch 8 --seq 512 --steps 5");

@@ -35,6 +35,12 @@ Arena::Arena(std::string name, std::int64_t bytes) : name_(std::move(name)), cap
   madvise(base_, static_cast<std::size_t>(mapped_), MADV_HUGEPAGE);
 }
 
+Arena Arena::growing(std::string name, std::int64_t bytes) {
+  Arena a(std::move(name), bytes);
+  a.growing_ = true;
+  return a;
+}
+
 Arena Arena::counting() {
   Arena a;
   a.name_ = "counting";
@@ -49,7 +55,9 @@ Arena::Arena(Arena&& other) noexcept
       used_(other.used_),
       high_water_(other.high_water_),
       mapped_(std::exchange(other.mapped_, 0)),
-      counting_(other.counting_) {}
+      counting_(other.counting_),
+      growing_(other.growing_),
+      further_(std::move(other.further_)) {}
 
 Arena::~Arena() {
   if (base_) munmap(base_, static_cast<std::size_t>(mapped_));
@@ -61,8 +69,31 @@ void* Arena::take(std::int64_t bytes) {
   used_ += round_up(bytes, kAlign);
   high_water_ = std::max(high_water_, used_);
   if (counting_) return nullptr;
+  if (growing_ && used_ > capacity_) {
+    used_ = begin;
+    return take_further(round_up(bytes, kAlign));
+  }
   FB_CHECK(used_ <= capacity_, "arena '{}' is full: {} of {} bytes", name_, used_, capacity_);
   return base_ + begin;
+}
+
+// Nothing lies across two pieces: what a piece has left is passed over.
+void* Arena::take_further(std::int64_t bytes) {
+  std::int64_t begin = capacity_;
+  for (std::size_t i = 0;; begin += further_[i++].capacity_) {
+    if (i == further_.size()) further_.emplace_back(name_ + ", spill", std::max(bytes, capacity_ / 2));
+    const std::int64_t at = std::max(used_, begin);
+    if (at + bytes > begin + further_[i].capacity_) continue;
+    used_ = at + bytes;
+    high_water_ = std::max(high_water_, used_);
+    return further_[i].base_ + (at - begin);
+  }
+}
+
+std::int64_t Arena::spilled() const {
+  std::int64_t sum = 0;
+  for (const Arena& a : further_) sum += a.capacity_;
+  return sum;
 }
 
 }  // namespace finback::core

@@ -11,6 +11,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 namespace finback::core {
 
@@ -19,6 +20,8 @@ class Arena {
   // Reserves `bytes`, aligned to 2 MiB and advised to huge pages. Pages are zero until written.
   // Throws Error(io) when the memory cannot be had.
   Arena(std::string name, std::int64_t bytes);
+  // One that grows: for what is known only when it comes. What it had to reserve beyond `bytes` is its spill; it is kept for the next time.
+  static Arena growing(std::string name, std::int64_t bytes);
   // Hands out null views and only counts.
   static Arena counting();
   ~Arena();
@@ -26,7 +29,7 @@ class Arena {
   Arena& operator=(Arena&&) = delete;
   Arena(const Arena&) = delete;
 
-  // 64-byte aligned. Aborts when the arena is full: its size was computed by the same code, so that is a bug.
+  // 64-byte aligned. Aborts when an arena that does not grow is full: its size was computed by the same code, so that is a bug.
   void* take(std::int64_t bytes);
   template <class T>
   T* take_array(std::int64_t n) {
@@ -42,14 +45,18 @@ class Arena {
   std::int64_t capacity() const { return capacity_; }
   std::int64_t used() const { return used_; }
   std::int64_t high_water() const { return high_water_; }
+  std::int64_t spilled() const;  // bytes reserved since, of one that grows
   bool is_counting() const { return counting_; }
 
  private:
   Arena() = default;
+  void* take_further(std::int64_t bytes);
+
   std::string name_;
   std::byte* base_ = nullptr;
   std::int64_t capacity_ = 0, used_ = 0, high_water_ = 0, mapped_ = 0;
-  bool counting_ = false;
+  bool counting_ = false, growing_ = false;
+  std::vector<Arena> further_;  // one after the other, as marks count
 };
 
 // Releases what was taken during its life.

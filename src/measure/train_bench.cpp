@@ -1,6 +1,6 @@
 #include "measure/train_bench.h"
 
-#include "comm/threads.h"
+#include "comm/world.h"
 #include "core/clock.h"
 #include "core/rng.h"
 #include "formats/trace.h"
@@ -9,9 +9,11 @@
 #include "model/flops.h"
 #include "model/kept.h"
 #include "train/layout.h"
+#include "train/recipe.h"
 #include "train/trainer.h"
 
 #include <algorithm>
+#include <mutex>
 #include <optional>
 #include <vector>
 
@@ -22,14 +24,15 @@ train::RunConfig run_of(const TrainBenchOptions& o) {
   train::RunConfig run;
   run.data.seq_len = o.seq_len;
   run.train.global_batch = o.batch;
-  run.train.micro_batch = o.micro_batch > 0 ? o.micro_batch : std::max<std::int64_t>(1, o.batch / o.ranks);
-  run.parallel.dp = o.ranks;
+  run.train.micro_batch = o.micro_batch > 0 ? o.micro_batch : std::max<std::int64_t>(1, o.batch / o.layout.dp);
+  run.parallel.pp = o.layout.pp, run.parallel.dp = o.layout.dp, run.parallel.ep = o.layout.ep, run.parallel.schedule = o.schedule;
   run.train.precision = o.precision;
   run.train.activation_storage = o.activation_storage;
-  if (run.train.global_batch % (run.train.micro_batch * o.ranks) != 0)
+  if (run.train.global_batch % train::least_batch(run) != 0)
     throw core::Error(core::Exit::usage,
-                      fmt::format("--micro-batch {} × --ranks {} does not divide --batch", run.train.micro_batch, o.ranks),
-                      std::to_string(o.batch), "choose a divisor");
+                      fmt::format("micro-batches of {} for {} data-parallel ranks{} do not divide --batch", run.train.micro_batch,
+                                  o.layout.dp, o.schedule == "dualpipe" ? " from both ends" : ""),
+                      std::to_string(o.batch), "choose another --batch or --micro-batch");
   model::check_storage(train::precision_of(run), model::activation_storage_of(o.activation_storage));
   return run;
 }
@@ -54,7 +57,8 @@ Timed time_steps(const TrainBenchOptions& o, const train::RunConfig& run, const 
                  comm::Communicator* ranks) {
   const model::ParameterList list = model::list_parameters(config);
   const kernels::TracedTable traced(kernels::best());
-  core::Team team(std::max(1, o.threads / o.ranks));
+  core::Team team(std::max(1, o.threads / (ranks ? ranks->size() : 1)));
+  if (ranks) team.set_poll(comm::Communicator::progress, ranks);
   const auto member = ranks ? train::join(run, config, list, *ranks) : nullptr;
   train::Trainer trainer(
       run, config, list, team, spans ? traced : kernels::best(),
@@ -77,7 +81,7 @@ Timed time_steps(const TrainBenchOptions& o, const train::RunConfig& run, const 
 
 }  // namespace
 
-TrainBench bench_train(const TrainBenchOptions& o) {
+std::optional<TrainBench> bench_train(const TrainBenchOptions& o) {
   model::ModelConfig config = model::read_config(o.model);
   if (!o.mtp) config.num_nextn_predict_layers = 0;
   const train::RunConfig run = run_of(o);
@@ -96,15 +100,23 @@ TrainBench bench_train(const TrainBenchOptions& o) {
   std::optional<core::Spans> spans;
   if (!o.trace.empty()) spans.emplace(core::kSpansOfARun);
   const std::int64_t program = train::resident_bytes();
-  std::vector<Timed> timed(static_cast<std::size_t>(o.ranks));
-  if (o.ranks == 1) {
-    timed[0] = time_steps(o, run, config, spans ? &*spans : nullptr, nullptr);
+  const int ranks = o.layout.pp * o.layout.dp;
+  std::vector<Timed> timed;  // of the ranks in this process
+  bool first_here = true;
+  if (ranks == 1 && !comm::under_launcher()) {
+    timed.push_back(time_steps(o, run, config, spans ? &*spans : nullptr, nullptr));
   } else {
-    comm::run_threads(o.ranks, {}, [&](comm::Communicator& ranks) {
-      const bool first = ranks.rank() == 0;
-      timed[static_cast<std::size_t>(ranks.rank())] = time_steps(o, run, config, first && spans ? &*spans : nullptr, &ranks);
+    std::mutex mutex;
+    first_here = false;
+    comm::run_ranks(comm::under_launcher() ? 1 : ranks, {}, [&](comm::Communicator& world) {
+      const bool first = world.rank() == 0;
+      Timed mine = time_steps(o, run, config, first && spans ? &*spans : nullptr, &world);
+      const std::lock_guard lock(mutex);
+      first_here |= first;
+      timed.insert(first ? timed.begin() : timed.end(), std::move(mine));
     });
   }
+  if (!first_here) return std::nullopt;
   std::vector<double>& seconds = timed[0].seconds;
   std::sort(seconds.begin(), seconds.end());
   const auto tokens = static_cast<double>(o.batch * o.seq_len);

@@ -13,7 +13,7 @@ void attention(const BlockRun& b) {
 
 void dispatch(const BlockRun& b) {
   const auto scope = span(b, "dispatch");
-  if (b.moe()) moe_dispatch(b.run, b.acts.moe);
+  if (b.moe()) moe_dispatch(b.run, b.layer, b.acts.moe);
 }
 
 void dense_norm(const BlockRun& b) {
@@ -23,7 +23,7 @@ void dense_norm(const BlockRun& b) {
 
 void experts(const BlockRun& b) {
   const auto scope = span(b, "experts");
-  if (b.moe()) return moe_experts(b.run, b.slabs, b.acts.mid_TD, b.acts.moe, b.acts.out_TD);
+  if (b.moe()) return moe_experts(b.run, b.slabs, b.layer, b.acts.mid_TD, b.acts.moe, b.acts.out_TD);
   dense_norm(b);
   swiglu_forward(b.run, b.slabs.gate_up, b.slabs.down, b.acts.h_TD, b.acts.mid_TD, b.acts.dense, b.acts.out_TD);
 }
@@ -35,12 +35,12 @@ void combine(const BlockRun& b) {
 
 void combine_backward(const BlockRun& b) {
   const auto scope = span(b, "combine_backward");
-  if (b.moe()) moe_combine_backward(b.run, b.slabs, b.acts.mid_TD, b.acts.moe, b.grads->dout_TD, b.grads->moe);
+  if (b.moe()) moe_combine_backward(b.run, b.slabs, b.layer, b.acts.mid_TD, b.acts.moe, b.grads->dout_TD, b.grads->moe);
 }
 
 void experts_backward(const BlockRun& b) {
   const auto scope = span(b, "experts_backward");
-  if (b.moe()) return moe_experts_backward(b.run, b.slabs, b.acts.moe, b.grads->dout_TD, b.grads->moe);
+  if (b.moe()) return moe_experts_backward(b.run, b.slabs, b.layer, b.acts.moe, b.grads->dout_TD, b.grads->moe);
   if (b.run.recompute()) dense_norm(b);
   swiglu_backward_input(b.run, b.slabs.gate_up, b.slabs.down, b.acts.dense, b.grads->dout_TD, b.grads->dense, b.grads->dh_TD);
 }
@@ -77,7 +77,7 @@ void block_backward_weight(const BlockRun& b) {
   const auto scope = span(b, "backward_weight");
   const BlockGradients& g = *b.grads;
   if (b.moe()) {
-    moe_backward_weight(b.run, b.slabs, b.acts.mid_TD, b.acts.moe, g.dout_TD, g.moe);
+    moe_backward_weight(b.run, b.slabs, b.layer, b.acts.mid_TD, b.acts.moe, g.dout_TD, g.moe);
   } else {
     swiglu_backward_weight(b.run, b.slabs.gate_up, b.slabs.down, b.acts.h_TD, b.acts.dense, g.dout_TD, g.dense);
     b.run.k().rms_norm_backward_weight(b.run.ctx, g.dh_TD, b.acts.mid_TD, b.run.config.rms_norm_eps, b.run.gradient(b.slabs.post_norm));
@@ -94,11 +94,13 @@ void take_block(const Stores& stores, const ModelConfig& m, std::int64_t layer, 
   acts.h_TD = stores.take_input(T, m.hidden_size);
 }
 
-void take_block_gradients(core::Arena& work, const ModelConfig& m, const Precision& precision, std::int64_t T, BlockGradients& g) {
+void take_block_gradients(const Stores& stores, const ModelConfig& m, std::int64_t T, BlockGradients& g) {
+  const Precision& precision = stores.precision;
+  core::Arena& work = stores.work;
   g.dmid_TD = work.take_mat(precision.storage, T, m.hidden_size);
   g.dh_TD = work.take_mat(precision.storage, T, m.hidden_size);
   g.mla.take(work, m, precision, T);
-  if (m.n_routed_experts > 0) g.moe.take(work, m, precision, T);
+  if (m.n_routed_experts > 0) g.moe.take(stores, m, T);
   if (m.first_k_dense_replace > 0) g.dense.take(work, precision, T, m.intermediate_size);
 }
 

@@ -54,7 +54,6 @@ void block_backward_weight(const BlockRun& block);
 void take_block(const Stores& stores, const ModelConfig& config, std::int64_t layer, std::int64_t tokens, std::int64_t sequences,
                 BlockActivations& acts);
 // Big enough for any block of the model; dout and dx are given by the caller.
-void take_block_gradients(core::Arena& work, const ModelConfig& config, const Precision& precision, std::int64_t tokens,
-                          BlockGradients& grads);
+void take_block_gradients(const Stores& stores, const ModelConfig& config, std::int64_t tokens, BlockGradients& grads);
 
 }  // namespace finback::model

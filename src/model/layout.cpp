@@ -16,7 +16,7 @@ void Layout::lay_out(Arena& kept, Arena& again, Arena& work, const LayoutShape& 
   blocks.resize(blocks_here);
   mtp.resize(static_cast<std::size_t>(s.stage.depths(s.config)));
   dblocks.resize(s.backward == BackwardBuffers::none ? 0 : all ? blocks_here : 1);
-  const Stores stores{kept, s.recompute() ? again : kept, work, s.precision, s.storage};
+  const Stores stores{kept, s.recompute() ? again : kept, work, s.precision, s.storage, s.spread};
   take_between_blocks(stores, again, s);
 
   // One after the other and never together: a block's forward pass, the head, a block's backward pass.
@@ -30,7 +30,7 @@ void Layout::lay_out(Arena& kept, Arena& again, Arena& work, const LayoutShape& 
   work.release(work_mark);
   if (s.stage.heads) head.take(work, s.config, s.precision, s.tokens, s.training);
   work.release(work_mark);
-  for (BlockGradients& g : dblocks) take_block_gradients(work, s.config, s.precision, s.tokens, g);
+  for (BlockGradients& g : dblocks) take_block_gradients(stores, s.config, s.tokens, g);
 }
 
 void Layout::take_between_blocks(const Stores& stores, Arena& again, const LayoutShape& s) {

@@ -37,6 +37,7 @@ struct LayoutShape {
       BackwardBuffers::none;  // none, and no micro-batch that outlives its forward: one block's activations at a time
   bool training = false;
   std::int64_t tokens = 0, sequences = 0;
+  bool spread = false;  // experts, over ranks
   bool recompute() const { return storage != ActivationStorage::full; }
   std::int64_t blocks() const { return stage.blocks(config); }
 };

@@ -21,12 +21,6 @@ void permute_elements(ConstMat from, ConstMat index, bool scatter, Mat to) {
 
 std::int64_t shared_width(const ModelConfig& m) { return m.n_shared_experts * m.moe_intermediate_size; }
 
-// What a dispatch delivers: one row a slot, codes where FP8 layers read them.
-LinearInput take_slots(core::Arena& arena, const Precision& precision, core::DType format, std::int64_t S, std::int64_t D) {
-  if (precision.fp8) return {{}, take_codes(arena, format, S, D), /*power_of_two=*/true};
-  return {arena.take_mat(precision.storage, S, D), {}};
-}
-
 // Rows of tokens to slots, in the form that `to` has.
 void dispatch(const Run& run, const LinearInput& from, const Routing& r, const LinearInput& to) {
   if (to.plain) return run.k().gather_rows(run.ctx, from.plain, r.slot_token, to.plain);
@@ -37,6 +31,7 @@ void dispatch(const Run& run, const LinearInput& from, const Routing& r, const L
 void order_slots(const Run& run, MoeActivations& acts) {
   const core::SpanScope span(run.ctx.spans, "assign_slots");
   assign_slots(acts.routing, run.config.n_routed_experts);
+  permute_elements(acts.routing.weights_TK, acts.routing.token_slots_TK, /*scatter=*/true, acts.rows.slot_weight_1S);
 }
 
 // The norm and the gate's logits.
@@ -54,7 +49,6 @@ void Routing::take(const Stores& stores, const ModelConfig& m, std::int64_t T) {
   weights_TK = stores.kept.take_mat(accumulator, T, K);
   offsets = {stores.kept.take_array<std::int64_t>(E + 1), static_cast<std::size_t>(E + 1)};
   token_slots_TK = stores.again.take_mat(core::DType::i32, T, K);
-  slot_weight_1S = stores.again.take_mat(accumulator, 1, T * K);
   slot_token = {stores.again.take_array<std::int32_t>(T * K), static_cast<std::size_t>(T * K)};
 }
 
@@ -73,7 +67,6 @@ void assign_slots(Routing& r, std::int64_t experts) {
   }
   std::copy_backward(r.offsets.begin(), r.offsets.end() - 1, r.offsets.end());
   r.offsets.front() = 0;
-  permute_elements(r.weights_TK, r.token_slots_TK, /*scatter=*/true, r.slot_weight_1S);
 }
 
 void MoeActivations::take(const Stores& stores, const ModelConfig& m, std::int64_t T, std::int64_t sequences) {
@@ -81,28 +74,33 @@ void MoeActivations::take(const Stores& stores, const ModelConfig& m, std::int64
   const Precision& p = stores.precision;
   routing.take(stores, m, T);
   balance_f = stores.kept.take_mat(p.accumulator, sequences, E);
-  gu_SX.take(stores, S, F);
+  rows.offsets = routing.offsets;
+  rows.slot_weight_1S = stores.again.take_mat(p.accumulator, 1, S);
+  if (!stores.spread) rows.gu_SX.take(stores, S, F);
   if (m.n_shared_experts > 0) shared.take(stores, T, shared_width(m));
   logits_TE = stores.again.take_mat(p.accumulator, T, E);
   h_TD = take_input(stores.again, stores.again, p, T, D, /*power_of_two=*/true);
-  x_SD = take_slots(stores.again, p, core::DType::e4m3, S, D);
-  act_SF = stores.take_input(S, F);
-  y_SD = stores.work.take_mat(p.storage, S, D);
+  rows.x_SD = take_slots(stores.spread ? stores.work : stores.again, p, core::DType::e4m3, S, D);
+  if (!stores.spread) rows.act_SF = stores.take_input(S, F);
+  rows.y_SD = stores.work.take_mat(p.storage, S, D);
 }
 
-void MoeGradients::take(core::Arena& arena, const ModelConfig& m, const Precision& precision, std::int64_t T) {
+void MoeGradients::take(const Stores& stores, const ModelConfig& m, std::int64_t T) {
   const std::int64_t D = m.hidden_size, F = m.moe_intermediate_size, K = m.num_experts_per_tok, S = T * K;
-  const core::DType format = precision.fp8 ? precision.fp8->gradient_format : precision.storage;
-  if (precision.fp8) dout_TD = {{}, take_codes(arena, format, T, D), /*power_of_two=*/true};
-  dy_SD = take_slots(arena, precision, format, S, D);
-  dact_SF = arena.take_mat(precision.storage, S, F);
-  dgu_SX = arena.take_mat(precision.storage, S, 2 * F);
-  dx_SD = arena.take_mat(precision.storage, S, D);
-  dweight_1S = arena.take_mat(precision.accumulator, 1, S);
-  dweights_TK = arena.take_mat(precision.accumulator, T, K);
-  dlogits_TE = arena.take_mat(precision.storage, T, m.n_routed_experts);
-  dh_TD = arena.take_mat(precision.storage, T, D);
-  if (m.n_shared_experts > 0) shared.take(arena, precision, T, shared_width(m));
+  const Precision& p = stores.precision;
+  core::Arena& arena = stores.work;
+  if (p.fp8) dout_TD = {{}, take_codes(arena, gradient_format(p), T, D), /*power_of_two=*/true};
+  rows.dy_SD = take_slots(arena, p, gradient_format(p), S, D);
+  if (!stores.spread) {
+    rows.dact_SF = arena.take_mat(p.storage, S, F);
+    rows.dgu_SX = arena.take_mat(p.storage, S, 2 * F);
+  }
+  rows.dx_SD = arena.take_mat(p.storage, S, D);
+  rows.dweight_1S = arena.take_mat(p.accumulator, 1, S);
+  dweights_TK = arena.take_mat(p.accumulator, T, K);
+  dlogits_TE = arena.take_mat(p.storage, T, m.n_routed_experts);
+  dh_TD = arena.take_mat(p.storage, T, D);
+  if (m.n_shared_experts > 0) shared.take(arena, p, T, shared_width(m));
 }
 
 double moe_choose(const Run& run, const BlockSlabs& s, ConstMat mid, MoeActivations& acts) {
@@ -115,54 +113,61 @@ double moe_choose(const Run& run, const BlockSlabs& s, ConstMat mid, MoeActivati
   return run.gradients ? run.k().balance_forward(run.ctx, acts.logits_TE, m.gate_shape(), run.sequences, acts.balance_f) : 0;
 }
 
-void moe_dispatch(const Run& run, MoeActivations& acts) { dispatch(run, acts.h_TD, acts.routing, acts.x_SD); }
+void moe_dispatch(const Run& run, std::int64_t layer, MoeActivations& acts) {
+  dispatch(run, acts.h_TD, acts.routing, acts.rows.x_SD);
+  if (run.spread) spread_dispatch(run, layer, acts.routing.offsets, acts.rows.x_SD, acts.rows.slot_weight_1S);
+}
 
-void moe_experts(const Run& run, const BlockSlabs& s, ConstMat mid, MoeActivations& acts, Mat out) {
-  const Routing& r = acts.routing;
-  linear_forward(run, acts.x_SD, s.expert_gate_up, r.offsets, {}, acts.gu_SX.plain);
-  acts.gu_SX.keep(run);
-  run.k().swiglu_forward(run.ctx, acts.gu_SX.plain, r.slot_weight_1S, acts.act_SF.plain);
-  quantise(run, acts.act_SF);
-  linear_forward(run, acts.act_SF, s.expert_down, r.offsets, {}, acts.y_SD);
+void moe_experts(const Run& run, const BlockSlabs& s, std::int64_t layer, ConstMat mid, MoeActivations& acts, Mat out) {
   if (run.config.n_shared_experts > 0) swiglu_forward(run, s.gate_up, s.down, acts.h_TD, mid, acts.shared, out);
+  if (run.spread) spread_experts(run, s, layer, acts.rows.y_SD);
+  else experts_forward(run, s, acts.rows);
 }
 
 void moe_combine(const Run& run, ConstMat mid, const MoeActivations& acts, Mat out) {
+  if (run.spread) run.spread->exchange.wait(ExpertExchange::forward);
   const ConstMat base = run.config.n_shared_experts > 0 ? ConstMat(out) : mid;
-  run.k().combine_rows(run.ctx, acts.y_SD, acts.routing.ids_TK, acts.routing.token_slots_TK,
+  run.k().combine_rows(run.ctx, acts.rows.y_SD, acts.routing.ids_TK, acts.routing.token_slots_TK,
                        run.config.n_routed_experts / run.config.n_group, base, out);
 }
 
-void moe_combine_backward(const Run& run, const BlockSlabs& s, ConstMat mid, MoeActivations& acts, ConstMat dout, MoeGradients& g) {
+void moe_combine_backward(const Run& run, const BlockSlabs& s, std::int64_t layer, ConstMat mid, MoeActivations& acts, ConstMat dout,
+                          MoeGradients& g) {
   if (run.recompute()) {
     gate_logits(run, s, mid, acts);
     quantise(run, acts.h_TD);
     order_slots(run, acts);
-    moe_dispatch(run, acts);
-    acts.gu_SX.restore(run);
-    run.k().swiglu_forward(run.ctx, acts.gu_SX.plain, acts.routing.slot_weight_1S, acts.act_SF.plain);
-    quantise(run, acts.act_SF);
+    if (!run.spread) {
+      dispatch(run, acts.h_TD, acts.routing, acts.rows.x_SD);
+      experts_again(run, acts.rows);
+    }
   }
-  if (!g.dout_TD.codes.codes) return run.k().gather_rows(run.ctx, dout, acts.routing.slot_token, g.dy_SD.plain);
-  quantise_gradient(run, dout, all_rows(dout), g.dout_TD.power_of_two, g.dout_TD.codes);
-  dispatch(run, g.dout_TD, acts.routing, g.dy_SD);
+  const LinearInput& dy = g.rows.dy_SD;
+  if (dy.plain) {
+    run.k().gather_rows(run.ctx, dout, acts.routing.slot_token, dy.plain);
+  } else {
+    quantise_gradient(run, dout, all_rows(dout), g.dout_TD.power_of_two, g.dout_TD.codes);
+    dispatch(run, g.dout_TD, acts.routing, dy);
+  }
+  if (run.spread) spread_combine_backward(run, layer, dy, g.senders);
 }
 
-void moe_experts_backward(const Run& run, const BlockSlabs& s, MoeActivations& acts, ConstMat dout, MoeGradients& g) {
-  const Routing& r = acts.routing;
-  linear_backward_input(run, g.dy_SD, s.expert_down, r.offsets, {}, g.dact_SF);
-  run.k().swiglu_backward(run.ctx, g.dact_SF, acts.gu_SX.plain, r.slot_weight_1S, g.dgu_SX, g.dweight_1S);
-  linear_backward_input(run, g.dgu_SX, s.expert_gate_up, r.offsets, {}, g.dx_SD);
-  if (run.config.n_shared_experts == 0) return;
-  swiglu_backward_input(run, s.gate_up, s.down, acts.shared, g.dout_TD.codes.codes ? Operand(g.dout_TD) : Operand(dout), g.shared, g.dh_TD);
+void moe_experts_backward(const Run& run, const BlockSlabs& s, std::int64_t layer, MoeActivations& acts, ConstMat dout, MoeGradients& g) {
+  if (run.config.n_shared_experts > 0)
+    swiglu_backward_input(run, s.gate_up, s.down, acts.shared, g.dout_TD.codes.codes ? Operand(g.dout_TD) : Operand(dout), g.shared,
+                          g.dh_TD);
+  if (run.spread) spread_experts_backward(run, s, layer, g.senders, g.rows.dx_SD, g.rows.dweight_1S);
+  else experts_backward_input(run, s, acts.rows, g.rows);
 }
 
 void moe_dispatch_backward(const Run& run, const MoeActivations& acts, MoeGradients& g) {
   const Routing& r = acts.routing;
+  if (run.spread) run.spread->exchange.wait(ExpertExchange::backward);
   const ConstMat shared = run.config.n_shared_experts > 0 ? ConstMat(g.dh_TD) : ConstMat{};
-  run.k().combine_rows(run.ctx, g.dx_SD, r.ids_TK, r.token_slots_TK, run.config.n_routed_experts / run.config.n_group, shared, g.dh_TD);
+  run.k().combine_rows(run.ctx, g.rows.dx_SD, r.ids_TK, r.token_slots_TK, run.config.n_routed_experts / run.config.n_group, shared,
+                       g.dh_TD);
   const core::SpanScope span(run.ctx.spans, "permute_elements");
-  permute_elements(g.dweight_1S, r.token_slots_TK, /*scatter=*/false, g.dweights_TK);
+  permute_elements(g.rows.dweight_1S, r.token_slots_TK, /*scatter=*/false, g.dweights_TK);
 }
 
 void moe_choose_backward(const Run& run, const BlockSlabs& s, ConstMat mid, const MoeActivations& acts, double balance_scale, ConstMat dout,
@@ -173,11 +178,10 @@ void moe_choose_backward(const Run& run, const BlockSlabs& s, ConstMat mid, cons
   run.k().rms_norm_backward_input(run.ctx, g.dh_TD, mid, run.weight(s.post_norm), run.config.rms_norm_eps, dout, dmid);
 }
 
-void moe_backward_weight(const Run& run, const BlockSlabs& s, ConstMat mid, const MoeActivations& acts, ConstMat dout,
+void moe_backward_weight(const Run& run, const BlockSlabs& s, std::int64_t layer, ConstMat mid, const MoeActivations& acts, ConstMat dout,
                          const MoeGradients& g) {
-  const Routing& r = acts.routing;
-  linear_backward_weight(run, g.dy_SD, acts.act_SF, s.expert_down, r.offsets);
-  linear_backward_weight(run, g.dgu_SX, acts.x_SD, s.expert_gate_up, r.offsets);
+  if (run.spread) spread_backward_weight(run, s, layer, g.senders);
+  else experts_backward_weight(run, s, acts.rows, g.rows);
   if (run.config.n_shared_experts > 0) swiglu_backward_weight(run, s.gate_up, s.down, acts.h_TD, acts.shared, dout, g.shared);
   linear_backward_weight(run, g.dlogits_TE, acts.h_TD.plain, s.gate);
   run.k().rms_norm_backward_weight(run.ctx, g.dh_TD, mid, run.config.rms_norm_eps, run.gradient(s.post_norm));

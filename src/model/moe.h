@@ -3,8 +3,7 @@
 // No token is ever dropped.
 #pragma once
 
-#include "model/run.h"
-#include "model/swiglu.h"
+#include "model/spread.h"
 
 namespace finback::model {
 
@@ -16,57 +15,57 @@ struct Routing {
   std::span<std::int64_t> offsets;  // E + 1: where each expert's slots begin
   // Computed again.
   core::Mat token_slots_TK;            // i32
-  core::Mat slot_weight_1S;            // the weights in slot order
   std::span<std::int32_t> slot_token;  // S
 
   void take(const Stores& stores, const ModelConfig& config, std::int64_t tokens);
 };
 
-// Fills offsets, slot_token, token_slots and slot_weight from ids and weights.
+// Fills offsets, slot_token and token_slots from ids.
 void assign_slots(Routing& routing, std::int64_t experts);
 
 struct MoeActivations {
   // Kept.
   Routing routing;
   core::Mat balance_f;  // [sequences, E]
-  SwigluInput gu_SX;    // of the routed experts
+  // The slots of these tokens: all that their experts make of them or, where experts are spread, what leaves for them and comes back.
+  ExpertRows rows;
   SwigluActivations shared;
   // Computed again. The input is quantised once, before it is dispatched, with scales that are powers of two [V3 §3.3.3]: what
   // travels is codes and scales, and the shared expert reads the same.
   core::Mat logits_TE;  // accumulator type
   LinearInput h_TD;     // the gate reads the numbers
-  LinearInput x_SD;     // one half
-  LinearInput act_SF;
-  core::Mat y_SD;  // forward only
 
   void take(const Stores& stores, const ModelConfig& config, std::int64_t tokens, std::int64_t sequences);
 };
 
 struct MoeGradients {
-  LinearInput dout_TD;  // codes alone, of FP8 runs: made before the dispatch, with scales that are powers of two
-  LinearInput dy_SD;    // one half, as x_SD
-  core::Mat dact_SF, dgu_SX, dx_SD, dweight_1S, dweights_TK, dlogits_TE, dh_TD;
+  LinearInput dout_TD;      // codes alone, of FP8 runs: made before the dispatch, with scales that are powers of two
+  ExpertRowGradients rows;  // of these tokens' slots, as above
+  SenderGradients senders;  // where experts are spread
+  core::Mat dweights_TK, dlogits_TE, dh_TD;
   SwigluGradients shared;
-  void take(core::Arena& arena, const ModelConfig& config, const Precision& precision, std::int64_t tokens);
+  void take(const Stores& stores, const ModelConfig& config, std::int64_t tokens);
 };
 
 // The four phases of a block that concern the experts (the first is the end of `attention`), forward …
 // Returns Σ f·P of the sequence-wise balance loss.
 double moe_choose(const Run& run, const BlockSlabs& slabs, core::ConstMat mid_TD, MoeActivations& acts);
-void moe_dispatch(const Run& run, MoeActivations& acts);
+void moe_dispatch(const Run& run, std::int64_t layer, MoeActivations& acts);
 // Leaves residual + shared experts in out; combine adds the routed ones.
-void moe_experts(const Run& run, const BlockSlabs& slabs, core::ConstMat mid_TD, MoeActivations& acts, core::Mat out_TD);
+void moe_experts(const Run& run, const BlockSlabs& slabs, std::int64_t layer, core::ConstMat mid_TD, MoeActivations& acts,
+                 core::Mat out_TD);
 void moe_combine(const Run& run, core::ConstMat mid_TD, const MoeActivations& acts, core::Mat out_TD);
 
 // … and backward to the input. dmid = dout + the gradient through the layer.
-void moe_combine_backward(const Run& run, const BlockSlabs& slabs, core::ConstMat mid_TD, MoeActivations& acts, core::ConstMat dout_TD,
+void moe_combine_backward(const Run& run, const BlockSlabs& slabs, std::int64_t layer, core::ConstMat mid_TD, MoeActivations& acts,
+                          core::ConstMat dout_TD, MoeGradients& grads);
+void moe_experts_backward(const Run& run, const BlockSlabs& slabs, std::int64_t layer, MoeActivations& acts, core::ConstMat dout_TD,
                           MoeGradients& grads);
-void moe_experts_backward(const Run& run, const BlockSlabs& slabs, MoeActivations& acts, core::ConstMat dout_TD, MoeGradients& grads);
 void moe_dispatch_backward(const Run& run, const MoeActivations& acts, MoeGradients& grads);
 void moe_choose_backward(const Run& run, const BlockSlabs& slabs, core::ConstMat mid_TD, const MoeActivations& acts, double balance_scale,
                          core::ConstMat dout_TD, MoeGradients& grads, core::Mat dmid_TD);
 
-void moe_backward_weight(const Run& run, const BlockSlabs& slabs, core::ConstMat mid_TD, const MoeActivations& acts, core::ConstMat dout_TD,
-                         const MoeGradients& grads);
+void moe_backward_weight(const Run& run, const BlockSlabs& slabs, std::int64_t layer, core::ConstMat mid_TD, const MoeActivations& acts,
+                         core::ConstMat dout_TD, const MoeGradients& grads);
 
 }  // namespace finback::model

@@ -12,6 +12,13 @@ ModelSlabs find_slabs(const ModelConfig& config, const ParameterList& list) {
     return it == by_name.end() ? -1 : it->second;
   };
 
+  // Experts' slabs are called after the first expert that is here. gate_up stands before down.
+  const auto find_experts = [&](std::int64_t layer, int which) {
+    for (std::size_t i = 0; i < list.slabs.size(); ++i)
+      if (list.slabs[i].role == Role::expert && list.slabs[i].layer == layer && which-- == 0) return static_cast<int>(i);
+    return -1;
+  };
+
   ModelSlabs out;
   out.embedding = find("model.embed_tokens.weight");
   out.norm = find("model.norm.weight");
@@ -30,8 +37,8 @@ ModelSlabs find_slabs(const ModelConfig& config, const ParameterList& list) {
     b.post_norm = find(layer + "post_attention_layernorm.weight");
     b.gate = find(mlp + "gate.weight");
     b.gate_bias = find(mlp + "gate.e_score_correction_bias");
-    b.expert_gate_up = find(mlp + "experts.0.gate_proj.weight");
-    b.expert_down = find(mlp + "experts.0.down_proj.weight");
+    b.expert_gate_up = find_experts(l, 0);
+    b.expert_down = find_experts(l, 1);
     b.gate_up = find(ffn + "gate_proj.weight");
     b.down = find(ffn + "down_proj.weight");
     b.enorm = find(layer + "enorm.weight");

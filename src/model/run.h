@@ -8,6 +8,8 @@
 
 namespace finback::model {
 
+struct Spread;  // spread.h
+
 struct Run {
   const kernels::Context& ctx;
   const ModelConfig& config;
@@ -19,8 +21,9 @@ struct Run {
   std::span<const std::int32_t> positions_T;
   core::ConstMat cos_sin_PR;
   ActivationStorage storage;
-  core::Arena* tiles;             // for codes that one product reads
-  std::int64_t* nonfinite_tiles;  // quantised tiles that held a NaN or an infinity, counted here
+  core::Arena* tiles;              // for codes that one product reads
+  std::int64_t* nonfinite_tiles;   // quantised tiles that held a NaN or an infinity, counted here
+  const Spread* spread = nullptr;  // null: all experts are here
 
   const kernels::Table& k() const { return ctx.kernels; }
   bool recompute() const { return storage != ActivationStorage::full; }

@@ -11,6 +11,7 @@ struct Stores {
   core::Arena& work;   // needed during a forward call alone
   Precision precision;
   ActivationStorage storage;
+  bool spread = false;  // experts lie on several ranks: what belongs to them is taken when it arrives (spread.h)
 
   bool keeps_codes() const { return storage == ActivationStorage::fp8 || storage == ActivationStorage::paper; }
   // An input of linear layers alone, which backward makes again or keeps as the layers read it.

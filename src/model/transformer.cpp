@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 
 namespace finback::model {
 
@@ -36,8 +37,12 @@ using Options = Transformer::Options;
 
 // A micro-batch on a stage: what is kept of it, and where it stands.
 struct Cell {
-  explicit Cell(std::int64_t bytes) : kept("activations", bytes) {}
-  Arena kept;
+  Cell(std::int64_t bytes, std::int64_t slot_bytes, const ModelConfig& m, int expert_ranks)
+      : kept("activations", bytes), slots(Arena::growing("slots of experts", slot_bytes)) {
+    if (expert_ranks > 1) senders.assign(static_cast<std::size_t>(m.blocks()), Senders(expert_ranks));
+  }
+  Arena kept, slots;
+  std::vector<Senders> senders;  // [blocks of the model]
   StageShape stage;
   MicroBatch batch;
   LossSums* sums = nullptr;
@@ -49,16 +54,16 @@ struct Cell {
 
 // Buffers that one action after another works in.
 struct Workspace {
-  Workspace(const char* name, std::int64_t again_bytes, std::int64_t work_bytes)
-      : again("recomputed", again_bytes), work(name, work_bytes) {}
-  Arena again, work;
+  Workspace(const char* name, std::int64_t again_bytes, std::int64_t work_bytes, std::int64_t slot_bytes)
+      : again("recomputed", again_bytes), work(name, work_bytes), slots(Arena::growing("work of experts", slot_bytes)) {}
+  Arena again, work, slots;
   Layout layout;
   bool in_use = false;
 };
 
 LayoutShape layout_shape(const ModelConfig& m, const Options& o, const StageShape& stage, BackwardBuffers backward, std::int64_t tokens,
                          std::int64_t sequences) {
-  return {m, stage, o.precision, o.storage, backward, o.training, tokens, sequences};
+  return {m, stage, o.precision, o.storage, backward, o.training, tokens, sequences, o.expert_ranks > 1};
 }
 
 std::vector<StageShape> stages_of(const ModelConfig& m, const Options& o) {
@@ -67,17 +72,29 @@ std::vector<StageShape> stages_of(const ModelConfig& m, const Options& o) {
 
 struct Bytes {
   std::int64_t kept = 0, again = 0, work = 0;
+  std::int64_t kept_slots = 0, work_slots = 0;  // where experts are spread
 };
 
 // Of the stage that needs most.
 Bytes bytes_needed(const ModelConfig& m, const Options& o, BackwardBuffers backward) {
   // A micro-batch of max_tokens in the most sequences it could hold needs the most room.
   const std::int64_t sequences = o.max_sequences > 0 ? o.max_sequences : o.max_tokens;
+  const bool all = backward == BackwardBuffers::of_all_blocks;
+  SlotBytes of_slots;
+  if (o.expert_ranks > 1) {
+    const double slots = o.max_imbalance * static_cast<double>(o.max_tokens * m.num_experts_per_tok);
+    of_slots = slot_bytes(m, o.precision, o.storage, o.expert_ranks, static_cast<std::int64_t>(slots));
+  }
   Bytes most;
   for (const StageShape& stage : stages_of(m, o)) {
+    std::int64_t moe_blocks = 0;
+    for (std::int64_t i = 0; i < stage.blocks(m); ++i) moe_blocks += m.is_moe_layer(stage.layer(m, i));
     Arena kept = Arena::counting(), again = Arena::counting(), work = Arena::counting();
     Layout().lay_out(kept, again, work, layout_shape(m, o, stage, backward, o.max_tokens, sequences));
-    most = {std::max(most.kept, kept.high_water()), std::max(most.again, again.high_water()), std::max(most.work, work.high_water())};
+    const std::int64_t of_a_block = std::max(of_slots.forward, of_slots.backward);
+    most = {std::max(most.kept, kept.high_water()), std::max(most.again, again.high_water()), std::max(most.work, work.high_water()),
+            std::max(most.kept_slots, moe_blocks * of_slots.kept),
+            std::max(most.work_slots, all ? moe_blocks * of_slots.backward : of_a_block)};
   }
   return most;
 }
@@ -109,21 +126,22 @@ struct Transformer::State {
     unread.reset(config);
     const Bytes one = bytes_needed(m, o, of_a_block(o));
     for (int c = 0; c < o.cells; ++c) {
-      Cell& cell = cells.emplace_back(one.kept);
+      Cell& cell = cells.emplace_back(one.kept, one.kept_slots, m, o.expert_ranks);
       cell.positions.reserve(static_cast<std::size_t>(o.max_tokens));
       cell.segments.reserve(static_cast<std::size_t>(o.max_tokens));
     }
-    spaces.emplace_back("work", one.again, one.work);
-    if (o.pairs) spaces.emplace_back("work of backward", one.again, one.work);
+    spaces.emplace_back("work", one.again, one.work, one.work_slots);
+    if (o.pairs) spaces.emplace_back("work of backward", one.again, one.work, one.work_slots);
     if (o.waiting == 0) return;
     const Bytes all = bytes_needed(m, o, BackwardBuffers::of_all_blocks);
-    for (int w = 0; w < o.waiting; ++w) spaces.emplace_back("waiting for backward_weight", all.again, all.work);
+    for (int w = 0; w < o.waiting; ++w) spaces.emplace_back("waiting for backward_weight", all.again, all.work, all.work_slots);
   }
 
   Cell& cell(int c) { return cells[static_cast<std::size_t>(c)]; }
   Workspace& forward_space() { return spaces.front(); }
   Workspace& backward_space() { return spaces[options.pairs ? 1 : 0]; }
   Workspace& waiting_space(int w) { return spaces[static_cast<std::size_t>((options.pairs ? 2 : 1) + w)]; }
+  bool is_waiting(const Workspace& space) { return options.waiting > 0 && &space >= &waiting_space(0); }
   int take_waiting_space() {
     int w = 0;
     while (w < options.waiting && waiting_space(w).in_use) ++w;
@@ -134,6 +152,7 @@ struct Transformer::State {
 
   void lay_out(Cell& c, Workspace& space, BackwardBuffers backward) {
     const std::int64_t T = c.batch.sequences * c.batch.seq_len;
+    space.slots.release(0);
     space.layout.lay_out(c.kept, space.again, space.work, layout_shape(config, options, c.stage, backward, T, c.batch.sequences));
   }
 
@@ -143,6 +162,7 @@ struct Transformer::State {
              options.max_tokens, first + batch.seq_len, options.max_seq_len);
     c.stage = stage;
     c.batch = batch;
+    c.slots.release(0);
     c.positions.clear();
     c.segments.clear();
     for (std::int64_t s = 0; s < batch.sequences; ++s) {
@@ -157,6 +177,8 @@ struct Transformer::State {
   // `play` gets the cell's StageRun in the buffers of `space`.
   template <class Play>
   void with(const Pass& pass, Cell& c, Workspace& space, Play&& play) {
+    std::optional<Spread> spread;
+    if (options.expert_ranks > 1) spread.emplace(Spread{*options.exchange, c.slots, space.slots, is_waiting(space), c.senders});
     const Run run{pass.ctx,
                   config,
                   options.precision,
@@ -169,7 +191,8 @@ struct Transformer::State {
                   cos_sin_PR,
                   options.storage,
                   &tiles,
-                  &c.sums->nonfinite_tiles};
+                  &c.sums->nonfinite_tiles,
+                  spread ? &*spread : nullptr};
     StageRun stage(run, pass, slabs, c.stage, c.batch, space.layout, *c.sums);
     play(stage);
   }
@@ -202,10 +225,12 @@ struct Transformer::State {
 Transformer::Memory Transformer::memory_needed(const ModelConfig& m, const Options& o) {
   const Bytes one = bytes_needed(m, o, of_a_block(o));
   Memory memory{.activations = o.cells * one.kept, .recomputed = one.again, .work = one.work};
+  memory.slots = o.cells * one.kept_slots + (o.pairs ? 2 : 1) * one.work_slots;
   if (o.pairs) memory.recomputed *= 2, memory.work *= 2;
   if (o.waiting > 0) {
     const Bytes all = bytes_needed(m, o, BackwardBuffers::of_all_blocks);
     memory.waiting = o.waiting * (all.again + all.work);
+    memory.slots += o.waiting * all.work_slots;
   }
   memory.tiles = o.training ? tile_bytes(m, o.precision, o.max_tokens) : 0;
   return memory;
@@ -215,6 +240,13 @@ std::int64_t Transformer::activation_bytes() const {
   std::int64_t most = 0;
   for (const Cell& c : state_->cells) most = std::max(most, c.kept.high_water());
   return most;
+}
+
+std::int64_t Transformer::spilled_bytes() const {
+  std::int64_t sum = 0;
+  for (const Cell& c : state_->cells) sum += c.slots.spilled();
+  for (const Workspace& w : state_->spaces) sum += w.slots.spilled();
+  return sum;
 }
 
 Transformer::Transformer(const ModelConfig& config, const ParameterList& list, const Options& options)

@@ -71,18 +71,25 @@ class Transformer {
     int cells = 1;                        // micro-batches on a stage that are alive at a time, from forward to backward_weight
     int waiting = 0;                      // of them those between backward_input and backward_weight
     bool pairs = false;                   // a forward may run between the phases of a backward
+    // Experts spread over ranks (spread.h):
+    int expert_ranks = 1;
+    ExpertExchange* exchange = nullptr;
+    double max_imbalance = 1.5;  // slots for which there is room at the experts here, times what evenly spread ones would be
   };
   struct Memory {
     std::int64_t activations = 0;  // kept from forward to backward of all cells
     std::int64_t recomputed = 0;   // one block's recomputed tensors (0 with ActivationStorage::full)
     std::int64_t work = 0;         // gradients of one block's activations, a piece of the logits, tables
     std::int64_t waiting = 0;      // recomputed tensors and gradients that backward_weight waits for
+    std::int64_t slots = 0;        // at the experts here, where they are spread: what arrives from all ranks, and what is made of it
     std::int64_t tiles = 0;        // FP8 codes that one product reads
-    std::int64_t total() const { return activations + recomputed + work + waiting + tiles; }
+    std::int64_t total() const { return activations + recomputed + work + waiting + slots + tiles; }
   };
   static Memory memory_needed(const ModelConfig& config, const Options& options);
   // Bytes of the activations that a micro-batch of the largest size really took, on the largest stage.
   std::int64_t activation_bytes() const;
+  // Bytes for slots beyond max_imbalance that had to be reserved so far.
+  std::int64_t spilled_bytes() const;
 
   // Reserves that memory. The list holds the slabs of the stages.
   Transformer(const ModelConfig& config, const ParameterList& list, const Options& options);

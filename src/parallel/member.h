@@ -19,7 +19,7 @@ class Member {
   const Stages& stages() const { return stages_; }
   const Part& part() const { return part_; }
   // The ranks that exchange tokens with this one.
-  comm::Communicator& experts() { return expert_group_; }
+  comm::Communicator& expert_group() { return expert_group_; }
 
   // ---- ZeRO-1: the rank's share of what it holds.
   const Shards& shards() const { return shards_; }

@@ -105,6 +105,9 @@ const std::vector<Key>& keys() {
       number("moe", "bias_freeze_step", AT(moe.bias_freeze_step), -1, many, "the bias rests from this step on; -1: never"),
       number("moe", "sequence_balance_alpha", AT(moe.sequence_balance_alpha), 0, 100, "weight of the sequence-wise balance loss"),
 
+      number("moe", "max_imbalance", AT(moe.max_imbalance), 1, 1e6,
+             "room for slots at spread experts, times what even loads take; beyond it memory is added as needed"),
+
       number("mtp", "loss_weight", AT(mtp.loss_weight), 0, 100, "of the MTP losses; 0: the modules are not trained"),
       number("mtp", "loss_weight_late", AT(mtp.loss_weight_late), 0, 100, "the same from late_step on"),
       number("mtp", "late_step", AT(mtp.late_step), -1, many, "-1: never"),

@@ -52,6 +52,7 @@ struct RunConfig {
     double bias_update_speed = 1e-3;
     std::int64_t bias_freeze_step = -1;
     double sequence_balance_alpha = 1e-4;
+    double max_imbalance = 1.5;
   } moe;
 
   struct {

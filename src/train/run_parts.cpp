@@ -161,7 +161,9 @@ RunParts::RunParts(const RunConfig& r, const RunOptions& o)
               run.fp8.power_of_two_scales} {
   if (!run.data.valid.empty())
     evaluator = std::make_unique<Evaluator>(run.data.valid, run.eval.tokens, run.data.seq_len, run.train.micro_batch, config, tokenizer);
-  if (ranks()) compare_ranks(*this);
+  if (!ranks()) return;
+  team.set_poll(comm::Communicator::progress, options.ranks);
+  compare_ranks(*this);
 }
 
 std::string RunParts::restore(const std::string& checkpoint) {

@@ -23,7 +23,7 @@ parallel::CellsNeeded cells_of(const RunConfig& run, const parallel::Member* mem
   return parallel::cells_needed(member->schedule(), member->mesh().layout().pp, pipeline_place(member), all_micro_batches(run));
 }
 
-model::Transformer::Options options_of(const RunConfig& run, const parallel::Member* member) {
+model::Transformer::Options options_of(const RunConfig& run, const parallel::Member* member, model::ExpertExchange* exchange = nullptr) {
   const parallel::CellsNeeded needed = cells_of(run, member);
   model::Transformer::Options o{.precision = precision_of(run),
                                 .storage = model::activation_storage_of(run.train.activation_storage),
@@ -35,6 +35,9 @@ model::Transformer::Options options_of(const RunConfig& run, const parallel::Mem
                                 .waiting = needed.waiting,
                                 .pairs = needed.pairs};
   if (!member) return o;
+  o.expert_ranks = member->mesh().layout().ep;
+  o.exchange = exchange;
+  o.max_imbalance = run.moe.max_imbalance;
   for (const int stage : member->part().stages) o.stages.push_back(parallel::shape_of(member->stages(), stage));
   return o;
 }
@@ -89,8 +92,8 @@ MemoryByKind Trainer::memory_needed(const RunConfig& run, const model::ModelConf
   if (stands_for_ranks(run, member)) need.gradients += in_pages(AsLayout::bytes_needed(run, list));
   const auto transformer = model::Transformer::memory_needed(config, options_of(run, member));
   need.activations = in_pages(transformer.activations);
-  need.work = in_pages(transformer.recomputed) + in_pages(transformer.work) + in_pages(transformer.waiting) + in_pages(transformer.tiles) +
-              in_pages(kernels::scratch_bytes(threads));
+  need.work = in_pages(transformer.recomputed) + in_pages(transformer.work) + in_pages(transformer.waiting) + in_pages(transformer.slots) +
+              in_pages(transformer.tiles) + in_pages(kernels::scratch_bytes(threads));
   need.batch = in_pages(batch_bytes(run, member));
   return need;
 }
@@ -105,8 +108,9 @@ Trainer::Trainer(const RunConfig& run, const model::ModelConfig& config, const m
       spans_(spans),
       member_(member),
       all_(list),
+      exchange_(member && member->mesh().layout().ep > 1 ? std::make_unique<parallel::ExpertExchange>(member->expert_group()) : nullptr),
       state_(held(list, member), precision_of(run), moments_of(run), member),
-      transformer_(config, held(list, member), options_of(run, member)),
+      transformer_(config, held(list, member), options_of(run, member, exchange_.get())),
       pipeline_(transformer_, member, cells_of(run, member)),
       as_layout_(stands_for_ranks(run, member) ? std::make_unique<AsLayout>(run_, config_, all_) : nullptr),
       scratch_("scratch", kernels::scratch_bytes(team.threads())),

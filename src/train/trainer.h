@@ -2,6 +2,7 @@
 // bias [V3 §2.1.2, §4.2]. The loop around it (evaluation, checkpoints, what a person sees) is in run.h.
 #pragma once
 
+#include "parallel/expert_exchange.h"
 #include "parallel/pipeline.h"
 #include "train/as_layout.h"
 #include "train/state.h"
@@ -82,6 +83,7 @@ class Trainer {
   core::Spans* spans_;
   parallel::Member* const member_;
   const model::ParameterList& all_;
+  const std::unique_ptr<parallel::ExpertExchange> exchange_;  // null: every rank has all experts of its layers
   TrainState state_;
   model::Transformer transformer_;
   parallel::Pipeline pipeline_;

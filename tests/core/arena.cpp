@@ -42,6 +42,30 @@ TEST(Arena, MemoryIsZeroWritableAndMoves) {
   EXPECT_EQ(b.name(), "test");
 }
 
+TEST(Arena, OneThatGrowsKeepsWhatItHandedOut) {
+  Arena a = Arena::growing("test", 1 << 20);
+  auto* first = a.take_array<char>(1 << 20);
+  EXPECT_EQ(a.spilled(), 0);
+  std::memset(first, 1, 1 << 20);
+  const std::int64_t mark = a.mark();
+  char* seen[2] = {};
+  for (char*& there : seen) {  // and gives the same places again
+    char* small = a.take_array<char>(100);
+    char* big = a.take_array<char>(3 << 20);
+    std::memset(small, 2, 100);
+    std::memset(big, 3, 3 << 20);
+    EXPECT_EQ(first[(1 << 20) - 1], 1);
+    EXPECT_EQ(small[99], 2);
+    there = big;
+    a.release(mark);
+  }
+  EXPECT_EQ(seen[0], seen[1]);
+  EXPECT_GE(a.spilled(), (3 << 20) + 100);
+  EXPECT_LE(a.spilled(), 4 << 20);
+  a.release(0);
+  EXPECT_EQ(a.take(64), first);
+}
+
 TEST(ArenaDeathTest, ItsEndIsABugOfOurs) {
   Arena a("small", 100);
   a.take(128);

@@ -19,7 +19,7 @@ TEST(StepParts, OfTinySumToWithinThreePercentOfTheStep) {
   o.model = FINBACK_SOURCE_DIR "/configs/models/tiny.json";
   o.batch = 2, o.seq_len = 128, o.steps = 4;
   o.trace = folder / "trace.json";
-  const TrainBench r = bench_train(o);
+  const TrainBench r = *bench_train(o);
   EXPECT_GT(r.parts.named(), 0.97 * r.parts.seconds) << describe(r.parts);
   EXPECT_LE(r.parts.named(), r.parts.seconds * (1 + 1e-9));
 

@@ -22,6 +22,8 @@ struct Case {
   int pp, dp;
   std::string precision, storage;
   int micro_batches = 4;  // of a rank
+  int ep = 1;
+  double max_imbalance = 1.5;
   int ranks() const { return pp * dp; }
 };
 
@@ -33,7 +35,8 @@ RunConfig run_of(const Case& c) {
   run.train.activation_storage = c.storage;
   run.train.micro_batch = 2, run.train.global_batch = c.micro_batches * run.train.micro_batch * c.dp;
   run.optimizer.lr = 1e-2, run.optimizer.min_lr = 1e-3, run.optimizer.warmup_steps = 4;
-  run.parallel.pp = c.pp, run.parallel.dp = c.dp, run.parallel.schedule = c.schedule;
+  run.parallel.pp = c.pp, run.parallel.dp = c.dp, run.moe.max_imbalance = c.max_imbalance, run.parallel.ep = c.ep,
+  run.parallel.schedule = c.schedule;
   return run;
 }
 
@@ -122,18 +125,22 @@ TEST_P(Ranks, GiveTheBitsOfOneProcessToldTheirSums) {
   EXPECT_LT(owned, one.owned_bytes + one.owned_bytes / 50);
 }
 
-INSTANTIATE_TEST_SUITE_P(Layouts, Ranks,
-                         ::testing::Values(Case{"1f1b", 1, 2, "fp32", "bf16"}, Case{"1f1b", 1, 3, "bf16", "bf16"},
-                                           Case{"1f1b", 1, 2, "fp8", "paper"}, Case{"1f1b", 2, 2, "fp32", "full"},
-                                           Case{"1f1b", 4, 1, "fp8", "paper", 6}, Case{"zb1p", 4, 1, "bf16", "full", 6},
-                                           Case{"zb1p", 2, 2, "fp8", "paper"}, Case{"dualpipe", 2, 1, "fp32", "bf16"},
-                                           Case{"dualpipe", 4, 2, "bf16", "bf16", 8}, Case{"dualpipe", 4, 1, "fp8", "paper", 10},
-                                           Case{"dualpipev", 1, 2, "bf16", "full"}, Case{"dualpipev", 2, 1, "fp8", "fp8", 5},
-                                           Case{"dualpipev", 4, 1, "fp32", "bf16", 9}),
-                         [](const auto& tested) {
-                           const Case& c = tested.param;
-                           return fmt::format("{}_pp{}_dp{}_{}_{}", c.schedule, c.pp, c.dp, c.precision, c.storage);
-                         });
+INSTANTIATE_TEST_SUITE_P(
+    Layouts, Ranks,
+    ::testing::Values(Case{"1f1b", 1, 2, "fp32", "bf16"}, Case{"1f1b", 1, 3, "bf16", "bf16"}, Case{"1f1b", 1, 2, "fp8", "paper"},
+                      Case{"1f1b", 2, 2, "fp32", "full"}, Case{"1f1b", 4, 1, "fp8", "paper", 6}, Case{"zb1p", 4, 1, "bf16", "full", 6},
+                      Case{"zb1p", 2, 2, "fp8", "paper"}, Case{"dualpipe", 2, 1, "fp32", "bf16"}, Case{"dualpipe", 4, 2, "bf16", "bf16", 8},
+                      Case{"dualpipe", 4, 1, "fp8", "paper", 10}, Case{"dualpipev", 1, 2, "bf16", "full"},
+                      Case{"dualpipev", 2, 1, "fp8", "fp8", 5}, Case{"dualpipev", 4, 1, "fp32", "bf16", 9},
+                      Case{"1f1b", 1, 2, "fp32", "full", 2, 2}, Case{"1f1b", 1, 4, "fp8", "paper", 2, 2},
+                      Case{"1f1b", 1, 4, "bf16", "bf16", 2, 4, /*max_imbalance=*/1}, Case{"1f1b", 1, 2, "fp8", "full", 2, 2},
+                      Case{"zb1p", 2, 2, "bf16", "full", 4, 2}, Case{"zb1p", 2, 2, "fp8", "paper", 4, 2},
+                      Case{"dualpipe", 2, 2, "fp8", "paper", 4, 2}, Case{"dualpipe", 4, 2, "bf16", "bf16", 8, 2},
+                      Case{"dualpipev", 2, 4, "fp8", "fp8", 4, 2}, Case{"dualpipev", 2, 2, "fp32", "full", 4, 2}),
+    [](const auto& tested) {
+      const Case& c = tested.param;
+      return fmt::format("{}_pp{}_dp{}_ep{}_{}_{}", c.schedule, c.pp, c.dp, c.ep, c.precision, c.storage);
+    });
 
 // Another tree of sums gives other bits: the test above sees a difference where there is one.
 TEST(RanksOrder, OfSumsShows) {
