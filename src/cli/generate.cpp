@@ -1,9 +1,9 @@
 // finback generate: continues a prompt and streams the text.
+#include "infer/generate.h"
 #include "cli/command.h"
 #include "cli/output.h"
 #include "core/log.h"
 #include "core/machine.h"
-#include "infer/session.h"
 #include "text/tokenizer.h"
 
 #include <memory>
@@ -43,7 +43,6 @@ class Utf8Stream {
 };
 
 void generate(const Options& o) {
-  infer::check(o.sample);
   core::Team team(o.threads > 0 ? o.threads : core::this_machine().cores);
   const infer::LoadedModel model(o.model, team);
   const text::Tokenizer tokenizer = text::Tokenizer::load(o.model);
@@ -61,11 +60,16 @@ void generate(const Options& o) {
     throw core::Error(core::Exit::usage, fmt::format("a prompt of {} tokens", prompt_tokens), "--prompt",
                       fmt::format("give fewer than max_position_embeddings = {}", model.config().max_position_embeddings));
   const std::int64_t max_tokens = std::min(o.max_tokens, room);
-  infer::Session session(model, team, prompt_tokens + max_tokens);
+  infer::check(o.sample, model.config().vocab_size);
+  infer::Engine engine(model, team, infer::for_one_answer(model, prompt_tokens + max_tokens));
   Utf8Stream out;
   out.put(o.prompt);
   const infer::Generated g =
-      infer::generate(session, prompt, max_tokens, static_cast<std::int32_t>(model.config().eos_token_id), o.sample,
+      infer::generate(engine,
+                      {.prompt = prompt,
+                       .max_tokens = max_tokens,
+                       .sample = o.sample,
+                       .stop_tokens = {static_cast<std::int32_t>(model.config().eos_token_id)}},
                       [&](std::int32_t id) { out.put(id < tokenizer.vocab_size() ? tokenizer.token_bytes(id) : ""); });
   out.end("\n");
   core::inform("{} prompt tokens in {:.2f} s, {} tokens in {:.2f} s: {:.1f} tokens/s{}", g.prompt_tokens, g.prefill_seconds, g.tokens,
@@ -82,6 +86,10 @@ void add_generate(CLI::App& app) {
   c->add_option("--max-tokens", o->max_tokens, "At most so many new tokens")->check(CLI::Range(1, 1 << 24))->capture_default_str();
   c->add_option("--temperature", o->sample.temperature, "0: always the most likely token")->capture_default_str();
   c->add_option("--top-p", o->sample.top_p, "Draw from the most likely tokens that together reach this probability")->capture_default_str();
+  c->add_option("--top-k", o->sample.top_k, "Draw from so many of the most likely tokens; 0: from all")->capture_default_str();
+  c->add_option("--min-p", o->sample.min_p, "Draw from tokens at least so likely as this share of the most likely")->capture_default_str();
+  c->add_option("--repetition-penalty", o->sample.repetition_penalty, "Above 1: tokens that were there become less likely")
+      ->capture_default_str();
   c->add_option("--seed", o->sample.seed, "The same seed gives the same text")->capture_default_str();
   c->add_option("--threads", o->threads, "0: one a core")->check(CLI::Range(0, 1024))->capture_default_str();
   c->footer(

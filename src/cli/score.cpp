@@ -3,7 +3,8 @@
 #include "core/file.h"
 #include "core/machine.h"
 #include "formats/safetensors.h"
-#include "infer/session.h"
+#include "infer/loaded_model.h"
+#include "infer/sampler.h"
 #include "text/tokenizer.h"
 
 #include <charconv>
@@ -36,13 +37,6 @@ std::vector<std::int32_t> parse_ids(const std::string& list, std::int64_t vocab_
   return ids;
 }
 
-double log_probability(const float* logits, std::int64_t n, std::int32_t id) {
-  double highest = -INFINITY, sum = 0;
-  for (std::int64_t i = 0; i < n; ++i) highest = std::max(highest, static_cast<double>(logits[i]));
-  for (std::int64_t i = 0; i < n; ++i) sum += std::exp(static_cast<double>(logits[i]) - highest);
-  return static_cast<double>(logits[id]) - highest - std::log(sum);
-}
-
 void score(const Options& o) {
   core::Team team(o.threads > 0 ? o.threads : core::this_machine().cores);
   const infer::LoadedModel model(o.model, team);
@@ -57,7 +51,7 @@ void score(const Options& o) {
   core::require_memory(T * W * 4, "logits");
   core::Arena memory("logits", T * W * 4);
   const core::Mat logits = memory.take_mat(core::DType::f32, T, W);
-  infer::Session(model, team, T).logits(ids, logits);
+  infer::score(model, team, ids, logits);
 
   if (!o.logits.empty()) {
     formats::SafetensorsWriter file(o.logits, {{"logits", core::DType::f32, {T, W}}});
@@ -65,7 +59,8 @@ void score(const Options& o) {
     file.commit();
   }
   double sum = 0;
-  for (std::int64_t t = 0; t + 1 < T; ++t) sum += log_probability(logits.row<float>(t), W, ids[static_cast<std::size_t>(t) + 1]);
+  for (std::int64_t t = 0; t + 1 < T; ++t)
+    sum += infer::log_probability({logits.row<float>(t), static_cast<std::size_t>(W)}, ids[static_cast<std::size_t>(t) + 1]);
   const double mean = T > 1 ? -sum / static_cast<double>(T - 1) : 0;
   if (o.json) fmt::print("{{\"tokens\": {}, \"scored\": {}, \"sum_logprob\": {:.9g}, \"nats_per_token\": {:.9g}}}\n", T, T - 1, sum, mean);
   else fmt::print("{} tokens, {} scored: {:.4f} nats a token\n", T, T - 1, mean);

@@ -208,8 +208,8 @@ struct Table {
 
   // ---- attention over a latent cache (latent_attention.cpp): the absorbed form of MLA, causal [V2 §2.1.2]. For every head a position's
   // key is its row [c_kv | k_pe] of cache_P(C+R), its value the first C of it. Head h asks with [q_latent | the rope part of q], where
-  // q_latent_T(H·C) = q_nope · W_UK and q_T(H·(N+R)). o_T(H·C). Pages are combined in order (online softmax) within spans of
-  // eight that begin at absolute positions, and spans in order. shape.value is not read.
+  // q_latent_T(H·C) = q_nope · W_UK and q_T(H·(N+R)). o_T(H·C). A softmax over each span of eight pages, which begin at
+  // absolute positions, and spans in order (online softmax). shape.value is not read.
   void (*latent_attention)(const Context&, ConstMat q_latent, ConstMat q, ConstMat cache, std::span<const PagedSegment>,
                            const AttentionShape&, Mat o);
 

@@ -7,7 +7,8 @@ core::SpanScope span(const BlockRun& b, const char* name) { return core::SpanSco
 
 void attention(const BlockRun& b) {
   const auto scope = span(b, "attention");
-  mla_forward(b.run, b.slabs, b.acts.x_TD, b.cache, b.acts.mla, b.acts.mid_TD);
+  if (b.latent) mla_absorbed_forward(b.run, b.slabs, b.acts.x_TD, *b.latent, b.acts.mla, b.acts.mid_TD);
+  else mla_forward(b.run, b.slabs, b.acts.x_TD, b.acts.mla, b.acts.mid_TD);
   if (b.moe()) b.acts.balance = moe_choose(b.run, b.slabs, b.acts.mid_TD, b.acts.moe);
 }
 

@@ -36,7 +36,7 @@ struct BlockRun {
   const Run& run;
   std::int64_t layer;
   const BlockSlabs& slabs;
-  const KeyValueRows* cache;  // null in training
+  const LatentLayer* latent;  // serving: the absorbed form of attention; null: the plain one
   BlockActivations& acts;
   BlockGradients* grads = nullptr;
   double balance_scale = 0;  // multiplies Σ f·P in the loss

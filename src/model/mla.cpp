@@ -1,5 +1,7 @@
 #include "model/mla.h"
 
+#include <cstring>
+
 namespace finback::model {
 namespace {
 
@@ -41,19 +43,43 @@ void input_norm(const Run& run, const BlockSlabs& s, ConstMat x, const MlaActiva
   quantise(run, acts.h_TD);
 }
 
+// From the input to the latents (with q itself, where it has none) and the rope key.
+void down_project(const Run& run, const BlockSlabs& s, ConstMat x, const MlaActivations& acts) {
+  input_norm(run, s, x, acts);
+  linear_forward(run, acts.h_TD, s.qkv_a, {}, acts.a_TX);
+  rotate_keys(run, Columns(run.config).rope_part(acts.a_TX), /*inverse=*/false);
+  if (run.config.q_lora_rank == 0) rotate_queries(run, acts.q_TX, /*inverse=*/false);
+}
+
+void up_project_queries(const Run& run, const BlockSlabs& s, const MlaActivations& acts) {
+  if (run.config.q_lora_rank == 0) return;
+  run.k().rms_norm_forward(run.ctx, Columns(run.config).q_part(acts.a_TX), run.weight(s.q_a_norm), run.config.rms_norm_eps,
+                           acts.cq_TQ.plain);
+  quantise(run, acts.cq_TQ);
+  linear_forward(run, acts.cq_TQ, s.q_b, {}, acts.q_TX);
+  rotate_queries(run, acts.q_TX, /*inverse=*/false);
+}
+
+void norm_latent(const Run& run, const BlockSlabs& s, const MlaActivations& acts) {
+  run.k().rms_norm_forward(run.ctx, Columns(run.config).kv_part(acts.a_TX), run.weight(s.kv_a_norm), run.config.rms_norm_eps,
+                           acts.ckv_TC.plain);
+}
+
 // From the latents to queries, keys and values: done in forward, and again in backward [V3 §3.2.3].
-void up_project(const Run& run, const BlockSlabs& s, const MlaActivations& acts, Mat kv) {
-  const Columns col(run.config);
-  const double eps = run.config.rms_norm_eps;
-  if (run.config.q_lora_rank > 0) {
-    run.k().rms_norm_forward(run.ctx, col.q_part(acts.a_TX), run.weight(s.q_a_norm), eps, acts.cq_TQ.plain);
-    quantise(run, acts.cq_TQ);
-    linear_forward(run, acts.cq_TQ, s.q_b, {}, acts.q_TX);
-    rotate_queries(run, acts.q_TX, /*inverse=*/false);
-  }
-  run.k().rms_norm_forward(run.ctx, col.kv_part(acts.a_TX), run.weight(s.kv_a_norm), eps, acts.ckv_TC.plain);
+void up_project(const Run& run, const BlockSlabs& s, const MlaActivations& acts) {
+  up_project_queries(run, s, acts);
+  norm_latent(run, s, acts);
   quantise(run, acts.ckv_TC);
-  linear_forward(run, acts.ckv_TC, s.kv_b, {}, kv);
+  linear_forward(run, acts.ckv_TC, s.kv_b, {}, acts.kv_TX);
+}
+
+void store_latents(const LatentLayer& latent, ConstMat ckv, ConstMat k_pe) {
+  const auto bytes = [](const ConstMat& m) { return static_cast<std::size_t>(m.cols * core::size_of(m.dtype)); };
+  for (std::int64_t t = 0; t < ckv.rows; ++t) {
+    const std::int64_t row = latent.cache_row_T[static_cast<std::size_t>(t)];
+    std::memcpy(latent.cache_PX.at(row, 0), ckv.at(t, 0), bytes(ckv));
+    std::memcpy(latent.cache_PX.at(row, ckv.cols), k_pe.at(t, 0), bytes(k_pe));
+  }
 }
 
 // o is there in full after attention, and again before its backward pass.
@@ -111,25 +137,26 @@ void MlaGradients::take(core::Arena& arena, const ModelConfig& m, const Precisio
   dh_TD = arena.take_mat(precision.storage, T, m.hidden_size);
 }
 
-void mla_forward(const Run& run, const BlockSlabs& s, ConstMat x, const KeyValueRows* cache, MlaActivations& acts, Mat mid) {
-  const Columns col(run.config);
-  input_norm(run, s, x, acts);
-  linear_forward(run, acts.h_TD, s.qkv_a, {}, acts.a_TX);
-  rotate_keys(run, col.rope_part(acts.a_TX), /*inverse=*/false);
-  if (run.config.q_lora_rank == 0) rotate_queries(run, acts.q_TX, /*inverse=*/false);
-
-  Mat kv = acts.kv_TX, k_pe = col.rope_part(acts.a_TX);
-  if (cache) {
-    const std::int64_t first = run.positions_T.front();
-    up_project(run, s, acts, cache->kv.row_range(first, run.tokens));
-    run.k().convert(run.ctx, k_pe, cache->k_pe.row_range(first, run.tokens));
-    kv = cache->kv;
-    k_pe = cache->k_pe;
-  } else {
-    up_project(run, s, acts, kv);
-  }
-  run.k().attention_forward(run.ctx, acts.q_TX, kv, k_pe, run.segments, run.config.attention_shape(), acts.o_TO.plain, acts.lse_TH);
+void mla_forward(const Run& run, const BlockSlabs& s, ConstMat x, MlaActivations& acts, Mat mid) {
+  down_project(run, s, x, acts);
+  up_project(run, s, acts);
+  run.k().attention_forward(run.ctx, acts.q_TX, acts.kv_TX, Columns(run.config).rope_part(acts.a_TX), run.segments,
+                            run.config.attention_shape(), acts.o_TO.plain, acts.lse_TH);
   keep_output(run, acts);
+  linear_forward(run, acts.o_TO, s.o, x, mid);
+}
+
+void mla_absorbed_forward(const Run& run, const BlockSlabs& s, ConstMat x, const LatentLayer& latent, MlaActivations& acts, Mat mid) {
+  const ModelConfig& m = run.config;
+  down_project(run, s, x, acts);
+  up_project_queries(run, s, acts);
+  norm_latent(run, s, acts);
+  store_latents(latent, acts.ckv_TC.plain, Columns(m).rope_part(acts.a_TX));
+  run.k().linear_slices(run.ctx, acts.q_TX, m.qk_head_dim(), latent.k_up, latent.q_latent_TX, m.kv_lora_rank);
+  run.k().latent_attention(run.ctx, latent.q_latent_TX, acts.q_TX, latent.cache_PX, latent.segments, m.attention_shape(),
+                           latent.o_latent_TX);
+  run.k().linear_slices(run.ctx, latent.o_latent_TX, m.kv_lora_rank, latent.v_up, acts.o_TO.plain, m.v_head_dim);
+  quantise(run, acts.o_TO);
   linear_forward(run, acts.o_TO, s.o, x, mid);
 }
 
@@ -138,7 +165,7 @@ void mla_backward_input(const Run& run, const BlockSlabs& s, ConstMat x, MlaActi
   const double eps = run.config.rms_norm_eps;
   if (run.recompute()) {
     input_norm(run, s, x, acts);
-    up_project(run, s, acts, acts.kv_TX);
+    up_project(run, s, acts);
     restore_output(run, acts);
   }
   linear_backward_input(run, dmid, s.o, {}, g.do_TO);

@@ -1,4 +1,5 @@
-// Multi-head latent attention [V3 §2.1.1, Eq. 1–11; V2 §2.1], plain (multi-head) form, with norm before and residual after.
+// Multi-head latent attention [V3 §2.1.1, Eq. 1–11; V2 §2.1], with norm before and residual after: the plain (multi-head) form, and for
+// serving the absorbed one.
 //
 //   h = norm(x);  [c_q' | c_kv' | k_pe'] = h · W_aᵀ;  c_q = norm(c_q');  c_kv = norm(c_kv');  k_pe = rope(k_pe')
 //   q = c_q · W_qbᵀ, its rope part rotated;  [k_nope | v] = c_kv · W_kvbᵀ;  mid = x + attention(q, k, v) · W_oᵀ
@@ -30,14 +31,21 @@ struct MlaGradients {
   void take(core::Arena& arena, const ModelConfig& config, const Precision& precision, std::int64_t tokens);
 };
 
-// Keys and values of earlier positions, expanded per head: the cache of the plain decode loop. Rows are positions.
-struct KeyValueRows {
-  core::Mat kv, k_pe;
+// What the absorbed form needs beside that, of one layer and one step of serving [V2 §2.1.2]: the latent cache and where the step's
+// tokens stand in it. A token's row of the cache is [c_kv | k_pe], normed and rotated.
+struct LatentLayer {
+  core::Mat cache_PX;                               // pages of kernels::kPage rows
+  std::span<const kernels::PagedSegment> segments;  // their last rows are the step's own tokens
+  std::span<const std::int64_t> cache_row_T;        // of the step's tokens, where their latents are put
+  kernels::WeightView k_up, v_up;                   // W_UK turned [H][C, N] and W_UV [H][V, C] (absorbed_weights.h)
+  core::Mat q_latent_TX, o_latent_TX;               // work, H·C columns each
 };
 
-// cache: null in training. Otherwise one sequence, whose new rows are stored at run.positions_T and which attends to all.
-void mla_forward(const Run& run, const BlockSlabs& slabs, core::ConstMat x_TD, const KeyValueRows* cache, MlaActivations& acts,
-                 core::Mat mid_TD);
+// Attention within run.segments, each of them a whole sequence.
+void mla_forward(const Run& run, const BlockSlabs& slabs, core::ConstMat x_TD, MlaActivations& acts, core::Mat mid_TD);
+// The absorbed form: the same function within rounding, against all that the cache holds of each sequence. acts.kv_TX is not touched.
+void mla_absorbed_forward(const Run& run, const BlockSlabs& slabs, core::ConstMat x_TD, const LatentLayer& latent, MlaActivations& acts,
+                          core::Mat mid_TD);
 // dx = dmid + the gradient through attention. x is the block's input again.
 void mla_backward_input(const Run& run, const BlockSlabs& slabs, core::ConstMat x_TD, MlaActivations& acts, core::ConstMat dmid_TD,
                         MlaGradients& grads, core::Mat dx_TD);

@@ -59,10 +59,10 @@ void StageRun::losses() {
   }
 }
 
-void StageRun::main_forward(std::span<const KeyValueRows> cache) {
+void StageRun::main_forward() {
   begin_forward();
   for (std::size_t i = 0; i < main_blocks(); ++i) {
-    block_forward(block(i, cache.empty() ? nullptr : &cache[i]));
+    block_forward(block(i));
     after_forward(i);
   }
 }
@@ -71,9 +71,9 @@ void StageRun::backward_weight() {
   for (std::size_t step = 0; step < steps(); ++step) block_backward_weight(block(backward_block(step)));
 }
 
-BlockRun StageRun::block(std::size_t i, const KeyValueRows* cache) {
+BlockRun StageRun::block(std::size_t i) {
   return {
-      run_, layer(i), slabs(i), cache, buffers_.blocks[i], run_.gradients ? &buffers_.dblock(i) : nullptr, pass_.scale.sequence_balance};
+      run_, layer(i), slabs(i), nullptr, buffers_.blocks[i], run_.gradients ? &buffers_.dblock(i) : nullptr, pass_.scale.sequence_balance};
 }
 
 // ---- forward

@@ -14,8 +14,8 @@ class StageRun {
 
   void losses();  // of the head and the modules, without backward
   void backward_weight();
-  void main_forward(std::span<const KeyValueRows> cache);  // without the modules
-  void main_loss();                                        // reads what that leaves
+  void main_forward();  // without the modules
+  void main_loss();     // reads what that leaves
   const Run& run() const { return run_; }
 
   // A forward, a backward (its `weights` too or not), or both, phase by phase in turn: an exchange that one starts runs while the
@@ -23,7 +23,7 @@ class StageRun {
   static void play(StageRun* forward, StageRun* backward, bool weights);
 
  private:
-  BlockRun block(std::size_t i, const KeyValueRows* cache = nullptr);
+  BlockRun block(std::size_t i);
   std::int64_t layer(std::size_t i) const { return stage_.layer(run_.config, static_cast<std::int64_t>(i)); }
   const BlockSlabs& slabs(std::size_t i) const { return slabs_.blocks[static_cast<std::size_t>(layer(i))]; }
   std::size_t main_blocks() const { return static_cast<std::size_t>(stage_.main_blocks()); }

@@ -156,18 +156,18 @@ struct Transformer::State {
     space.layout.lay_out(c.kept, space.again, space.work, layout_shape(config, options, c.stage, backward, T, c.batch.sequences));
   }
 
-  void open(Cell& c, const StageShape& stage, const MicroBatch& batch, std::int64_t first) {
+  void open(Cell& c, const StageShape& stage, const MicroBatch& batch) {
     const std::int64_t T = batch.sequences * batch.seq_len;
-    FB_CHECK(T <= options.max_tokens && first + batch.seq_len <= options.max_seq_len, "{} tokens of {}, position {} of {}", T,
-             options.max_tokens, first + batch.seq_len, options.max_seq_len);
+    FB_CHECK(T <= options.max_tokens && batch.seq_len <= options.max_seq_len, "{} tokens of {}, {} positions of {}", T, options.max_tokens,
+             batch.seq_len, options.max_seq_len);
     c.stage = stage;
     c.batch = batch;
     c.slots.release(0);
     c.positions.clear();
     c.segments.clear();
     for (std::int64_t s = 0; s < batch.sequences; ++s) {
-      c.segments.push_back({.q_row = s * batch.seq_len, .rows = batch.seq_len, .first_position = first, .kv_row = s * batch.seq_len});
-      for (std::int64_t i = 0; i < batch.seq_len; ++i) c.positions.push_back(static_cast<std::int32_t>(first + i));
+      c.segments.push_back({.q_row = s * batch.seq_len, .rows = batch.seq_len, .kv_row = s * batch.seq_len});
+      for (std::int64_t i = 0; i < batch.seq_len; ++i) c.positions.push_back(static_cast<std::int32_t>(i));
     }
     lay_out(c, forward_space(), of_a_block(options));
     c.input = forward_space().layout.input_TD;
@@ -210,14 +210,13 @@ struct Transformer::State {
 
   // Inference: the whole model up to the final norm, without losses. `after` reads what that leaves.
   template <class After>
-  void infer(const Context& ctx, const SlabBuffers& weights, const MicroBatch& batch, std::int64_t first,
-             std::span<const KeyValueRows> cache, After&& after) {
+  void infer(const Context& ctx, const SlabBuffers& weights, const MicroBatch& batch, After&& after) {
     Cell& c = cells.front();
-    open(c, stages.front(), batch, first);
+    open(c, stages.front(), batch);
     c.sums = &unread;
     const Pass pass{ctx, weights};
     with(pass, c, forward_space(), [&](StageRun& stage) {
-      stage.main_forward(cache);
+      stage.main_forward();
       after(stage, forward_space().layout);
     });
   }
@@ -266,7 +265,7 @@ void Transformer::forward_backward(const Pass& pass, const MicroBatch& batch, Lo
 Mat Transformer::begin(int cell, int stage, const MicroBatch& batch, LossSums& sums) {
   State& s = *state_;
   Cell& c = s.cell(cell);
-  s.open(c, s.stages[static_cast<std::size_t>(stage)], batch, 0);
+  s.open(c, s.stages[static_cast<std::size_t>(stage)], batch);
   c.sums = &sums;
   return c.stage.embeds ? Mat{} : c.input;
 }
@@ -328,7 +327,7 @@ ConstMat Transformer::pair(const Pass& pass, int forward_cell, int backward_cell
 
 void Transformer::score(const Context& ctx, const SlabBuffers& weights, const MicroBatch& batch, Mat loss_1T) {
   State& s = *state_;
-  s.infer(ctx, weights, batch, 0, {}, [&](StageRun& stage, const Layout& buffers) {
+  s.infer(ctx, weights, batch, [&](StageRun& stage, const Layout& buffers) {
     stage.main_loss();
     std::memcpy(loss_1T.data, buffers.head.loss_1T.data, static_cast<std::size_t>(loss_1T.bytes()));
   });
@@ -337,17 +336,8 @@ void Transformer::score(const Context& ctx, const SlabBuffers& weights, const Mi
 void Transformer::logits(const Context& ctx, const SlabBuffers& weights, std::span<const std::int32_t> ids, Mat logits_TW) {
   State& s = *state_;
   const MicroBatch batch{1, std::ssize(ids), ids, {}};
-  s.infer(ctx, weights, batch, 0, {},
+  s.infer(ctx, weights, batch,
           [&](StageRun& stage, const Layout& buffers) { linear_forward(stage.run(), buffers.final_TD, s.slabs.head, {}, logits_TW); });
-}
-
-void Transformer::extend(const Context& ctx, const SlabBuffers& weights, std::span<const std::int32_t> ids, std::int64_t first_position,
-                         std::span<const KeyValueRows> cache, Mat logits_1W) {
-  State& s = *state_;
-  const MicroBatch batch{1, std::ssize(ids), ids, {}};
-  s.infer(ctx, weights, batch, first_position, cache, [&](StageRun& stage, const Layout& buffers) {
-    linear_forward(stage.run(), buffers.final_TD.row_range(std::ssize(ids) - 1, 1), s.slabs.head, {}, logits_1W);
-  });
 }
 
 }  // namespace finback::model

@@ -1,5 +1,5 @@
 // The whole model: embedding → blocks → final norm → head, and the MTP modules [V3 §2]. One micro-batch at a time.
-// Training calls forward_backward; scoring and generation call forward with segments.
+// Training calls forward_backward, scoring logits; serving has decoder.h.
 #pragma once
 
 #include "model/layout.h"
@@ -119,11 +119,6 @@ class Transformer {
 
   // Logits (accumulator type, [ids, W]) of one sequence from position 0.
   void logits(const kernels::Context& ctx, const SlabBuffers& weights, std::span<const std::int32_t> ids, core::Mat logits_TW);
-
-  // Takes `ids` at positions first_position … of a sequence whose earlier keys and values are in `cache` (one entry a main
-  // layer, a row a position), adds theirs, and writes the logits [1, W] after the last.
-  void extend(const kernels::Context& ctx, const SlabBuffers& weights, std::span<const std::int32_t> ids, std::int64_t first_position,
-              std::span<const KeyValueRows> cache, core::Mat logits_1W);
 
  private:
   struct State;

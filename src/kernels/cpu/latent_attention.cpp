@@ -1,13 +1,14 @@
 // Causal attention over a paged latent cache, forward: the absorbed form of MLA. All heads of a token share its keys, so the lanes of a
 // product are (token, head) pairs, heads fastest: a single token of a model with 16 heads fills a matrix register.
 //
-// Keys pass page by page by online softmax within a span of kSpan pages, and spans are joined in order. Both begin at absolute
-// positions, so a lane's result depends on its own sequence alone, and spans of a long context may go to several threads: with few
-// lanes a task is some lanes and one span (partial results wait in scratch memory), with many it takes all spans of its lanes. The same
-// functions work and join in either case, with the same bits.
+// Keys come in spans that begin at multiples of kSpan positions: a softmax over a span, and spans joined in order by online softmax.
+// Output sums are many (a lane has as many as a latent has numbers), so they are not touched page by page but formed over a whole span at
+// once. A lane's result depends on its own sequence alone, and spans of a long context may go to several threads: with few lanes a task
+// is some lanes and one span (partial results wait in scratch memory), with many it takes all spans of its lanes. The same functions work
+// and join in either case, with the same bits.
 //
 // Scores are S[key][lane], with keys read where they stand in the page if matrix registers or vectors take them whole. The output is
-// O[lane][value], so that values only need to be paired, never transposed; the few weights are turned instead.
+// O[lane][value], so that values only need to be paired, never transposed; the weights, which are few, are turned instead.
 #include "kernels/cpu/attention_softmax.h"
 #include "kernels/cpu/attention_squares.h"
 #include "kernels/cpu/entries.h"
@@ -15,7 +16,8 @@
 namespace finback::kernels::FB_ISA {
 namespace {
 
-constexpr int64_t kSpan = 8 * kKeys;                 // keys
+constexpr int64_t kSpan = 8 * kKeys;
+constexpr int64_t kColumns = 128;                    // of values at a time: a span of them in the second cache
 constexpr int64_t kMostLanes = 256;                  // of a task
 constexpr int64_t kPartialBytes = int64_t{4} << 20;  // of partial results at a time, for each thread
 
@@ -51,31 +53,32 @@ struct Lanes {
 // One thread's memory.
 template <class T>
 struct LatentBuffers {
-  Element<T>* keys;  // [kKeys][key units], where they are not read in place
-  Element<T>* rows;  // queries, or values, before they are packed
+  Element<T>* keys;  // [kSpan][key units], where they are not read in place
+  Element<T>* rows;  // queries, or some columns of a span's values, before they are packed
   Unit* queries;     // [groups][key units][kGroup]
-  Unit* values;      // [kKeys / per unit][value lanes]
-  Unit* weights;     // [kKeys / per unit][kGroup]
-  Unit* turned;      // [kGroup][kKeys / per unit]
-  float* scores;     // [kKeys][kGroup]
-  float* seen;       // [kGroup]: keys of the page
-  float* factor;     // [kGroup]
+  Unit* values;      // [kSpan / per unit][kColumns]
+  Unit* weights;     // [groups][kSpan / per unit][kGroup], or of one group where they are turned
+  Unit* turned;      // [groups · kGroup][kSpan / per unit]
+  float* scores;     // [kSpan][kGroup]
+  float* seen;       // [kGroup]: keys of the span
+  float* rise;       // [kGroup]: weigh()'s factor, which a softmax in one piece has no use for
   Partial total, span;
 
   void take(Carver& memory, Extent<T> key, Extent<T> value) {
-    const int64_t units = key.units() > value.units() ? key.units() : value.units();
-    keys = memory.take<Element<T>>(kKeys * key.units() * kPerUnit<T>);
-    rows = memory.take<Element<T>>(kKeys * units * kPerUnit<T>);
+    const int64_t span_units = kSpan / kPerUnit<T>, row = key.units() * kPerUnit<T>;
+    keys = memory.take<Element<T>>(reads_in_place(key) ? 0 : kSpan * row);
+    rows = memory.take<Element<T>>(kGroup * row > kSpan * kColumns ? kGroup * row : kSpan * kColumns);
     queries = memory.take<Unit>(kMostLanes * key.units());
-    values = memory.take<Unit>(kKeys / kPerUnit<T> * value.lanes());
-    weights = memory.take<Unit>(kKeys * kGroup);
-    turned = memory.take<Unit>(kKeys / kPerUnit<T> * kGroup);
-    scores = memory.take<float>(kKeys * kGroup);
+    values = memory.take<Unit>(span_units * kColumns);
+    weights = memory.take<Unit>(span_units * (kSquares<T> ? kGroup : kMostLanes));
+    turned = memory.take<Unit>(kSquares<T> ? span_units * kMostLanes : 0);
+    scores = memory.take<float>(kSpan * kGroup);
     seen = memory.take<float>(kGroup);
-    factor = memory.take<float>(kGroup);
+    rise = memory.take<float>(kGroup);
     total.take(memory, kMostLanes, value.lanes());
     span.take(memory, kMostLanes, value.lanes());
   }
+  static bool reads_in_place(Extent<T> key) { return sizeof(T) == sizeof(Element<T>) && key.n == key.units() * kPerUnit<T>; }
 };
 
 template <class T>
@@ -93,67 +96,110 @@ void pack_queries(const Latent& a, const Lanes& lanes, Extent<T> key, const Late
   }
 }
 
-// out[lane] = [factor · out[lane] +] the weights of `seen` keys times their values.
+// Some lanes over a span: the keys of its pages that any of them sees.
 template <class T>
-void add_values(const LatentBuffers<T>& b, int64_t seen, int64_t lanes, Extent<T> value, bool first, float* out) {
-  const Start start = first ? Start::zero : Start::add;
-  for (int64_t l = 0; l < lanes && !first; ++l) {
-    const float factor = b.factor[l];
-    if (factor == 1) continue;
-    for (int64_t d = 0; d < value.lanes(); d += kRegister)
-      store_r(out + l * value.lanes() + d, load_r(out + l * value.lanes() + d) * factor);
+struct Span {
+  const Latent& attention;
+  const Lanes& lanes;
+  const LatentBuffers<T>& b;
+  int64_t key0, keys;  // the first, and how many
+  Extent<T> key{attention.cache.cols}, value{attention.values()};
+
+  int64_t row(int64_t page) const { return int64_t{lanes.segment.pages[(key0 + page) / kKeys]} * kKeys; }
+  // Keys up to the last that lanes before `lane` see, in whole vectors of weights.
+  int64_t seen(int64_t lane) const {
+    const int64_t last = lanes.position(lane - 1) + 1 - key0;
+    return last <= 0 ? 0 : least(round_up(last, 8), round_up(keys, 8));
   }
+};
+
+// Where the keys of a page stand in a row-major matrix, and its rows' length in units.
+template <class T>
+const Unit* keys_of_page(const Span<T>& s, int64_t page, int64_t& row_units) {
+  const LatentBuffers<T>& b = s.b;
+  if (b.reads_in_place(s.key)) {
+    row_units = s.attention.cache.stride / kPerUnit<T>;
+    return reinterpret_cast<const Unit*>(s.attention.cache.template row<T>(s.row(page)));
+  }
+  row_units = s.key.units();
+  return reinterpret_cast<const Unit*>(b.keys) + page * row_units;
+}
+
+// Packs the keys, where they cannot be read as they stand.
+template <class T>
+void pack_keys(const Span<T>& s) {
+  const int64_t row_size = s.key.units() * kPerUnit<T>;
+  if (s.b.reads_in_place(s.key)) return;
+  for (int64_t page = 0; page < s.keys; page += kKeys) {
+    const int64_t there = least(kKeys, s.keys - page);
+    pack_rows<T>(s.attention.cache, s.row(page), there, 0, s.key.n, s.b.keys + page * row_size, row_size);
+    pad(s.b.keys + page * row_size, there, s.key.n, round_up(there, 16), row_size);
+  }
+}
+
+// The weights of a group of lanes, and what they are relative to.
+template <class T>
+void weigh_group(const Span<T>& s, int64_t g, const Partial& to) {
+  const LatentBuffers<T>& b = s.b;
+  const int64_t in_group = least(kGroup, s.lanes.count - g), filled = round_up(in_group, kLanes), seen = s.seen(g + in_group);
+  const Unit* queries = b.queries + g * s.key.units();
+  for (int64_t page = 0; page < seen; page += kKeys) {
+    int64_t row_units = 0;
+    const Unit* keys = keys_of_page(s, page, row_units);
+    float* scores = b.scores + page * kGroup;
+    const int64_t n = least(kKeys, seen - page);
+    if constexpr (kSquares<T>)
+      square_product(round_up(n, kSquare), filled, s.key.units(), keys, row_units, queries, kGroup, scores, kGroup, Start::zero);
+    else product<kPairs<T>>(n, filled, s.key.depth(), keys, row_units, 1, queries, kGroup, scores, kGroup, Start::zero);
+  }
+  for (int64_t l = 0; l < filled; ++l) {
+    b.seen[l] = static_cast<float>(s.lanes.position(g + l) + 1 - s.key0);
+    to.top[g + l] = -kInfinity;
+    to.sum[g + l] = 0;
+  }
+  const float scale = static_cast<float>(s.attention.shape.scale * kLog2E);
+  const int64_t all_see = s.lanes.position(g) + 1 - s.key0;
+  const auto sees = [&](int64_t j, int64_t l) { return load_r(b.seen + l) > splat_r(static_cast<float>(j)); };
+  Unit* weights = kSquares<T> ? b.weights : b.weights + g * (kSpan / kPerUnit<T>);
+  weigh<T>(b.scores, seen, filled, least(all_see < 0 ? 0 : all_see, seen), sees, scale, to.top + g, to.sum + g, b.rise, weights);
   if constexpr (kSquares<T>) {
-    const int64_t units = seen / 2, whole = round_up(units, kSquare);
-    memset(b.weights + units * kGroup, 0, static_cast<size_t>((whole - units) * kGroup) * sizeof(Unit));
-    transpose(whole, lanes, b.weights, kGroup, b.turned, kKeys / 2);
-    square_product(lanes, value.lanes(), whole, b.turned, kKeys / 2, b.values, value.lanes(), out, value.lanes(), start);
-  } else {
-    product<kPairs<T>>(lanes, value.lanes(), seen / kPerUnit<T>, b.weights, 1, kGroup, b.values, value.lanes(), out, value.lanes(), start);
+    const int64_t units = seen / 2, all = round_up(round_up(s.keys, 8) / 2, kSquare);
+    memset(weights + units * kGroup, 0, static_cast<size_t>((all - units) * kGroup) * sizeof(Unit));
+    transpose(all, filled, weights, kGroup, b.turned + g * (kSpan / 2), kSpan / 2);
+  }
+}
+
+// out[lane] = the sum of the weights of all keys times their values, some columns of them.
+template <class T>
+void add_values(const Span<T>& s, int64_t column, float* out) {
+  const LatentBuffers<T>& b = s.b;
+  const int64_t n = least(kColumns, s.value.n - column), width = round_up(n, kLanes), row = s.value.lanes();
+  const int64_t padded = round_up(s.keys, kSquares<T> ? 2 * kSquare : 8);
+  Element<T>* rows = kPairs<T> ? b.rows : reinterpret_cast<Element<T>*>(b.values);
+  for (int64_t page = 0; page < s.keys; page += kKeys)
+    pack_rows<T>(s.attention.cache, s.row(page), least(kKeys, s.keys - page), column, n, rows + page * width, width);
+  // What lies beyond the last key in its page may be anything; its weight is zero, and its value must be too.
+  pad(rows, s.keys, n, padded, width);
+  if constexpr (kPairs<T>) pair_rows(padded, width, rows, width, b.values, width);
+  if constexpr (kSquares<T>) {
+    square_product(round_up(s.lanes.count, kLanes), width, padded / 2, b.turned, kSpan / 2, b.values, width, out + column, row,
+                   Start::zero);
+    return;
+  }
+  for (int64_t g = 0; g < s.lanes.count; g += kGroup) {
+    const int64_t in_group = least(kGroup, s.lanes.count - g);
+    product<kPairs<T>>(round_up(in_group, kLanes), width, s.seen(g + in_group) / kPerUnit<T>, b.weights + g * (kSpan / kPerUnit<T>), 1,
+                       kGroup, b.values, width, out + g * row + column, row, Start::zero);
   }
 }
 
 // The lanes over the keys from `key0` to the end of its span. Nothing is said of lanes that see none of them.
 template <class T>
 void attend(const Latent& a, const Lanes& lanes, int64_t key0, const LatentBuffers<T>& b, const Partial& to) {
-  const Extent<T> key{a.cache.cols}, value{a.values()};
-  const int64_t row_size = key.units() * kPerUnit<T>, end = least(key0 + kSpan, lanes.keys());
-  const bool in_place = sizeof(T) == sizeof(Element<T>) && key.n == row_size;
-  const float scale = static_cast<float>(a.shape.scale * kLog2E);
-  for (int64_t l = 0; l < round_up(lanes.count, kLanes); ++l) to.top[l] = -kInfinity, to.sum[l] = 0;
-
-  for (int64_t page0 = key0; page0 < end; page0 += kKeys) {
-    const int64_t there = least(kKeys, end - page0), padded = round_up(there, kSquares<T> ? 2 * kSquare : 8);
-    const int64_t first_row = int64_t{lanes.segment.pages[page0 / kKeys]} * kKeys;
-    const Unit* keys = reinterpret_cast<const Unit*>(a.cache.row<T>(first_row));
-    int64_t key_units = a.cache.stride / kPerUnit<T>;
-    if (!in_place) {
-      pack_rows<T>(a.cache, first_row, there, 0, key.n, b.keys, row_size);
-      pad(b.keys, there, key.n, padded, row_size);
-      keys = reinterpret_cast<const Unit*>(b.keys);
-      key_units = key.units();
-    }
-    // What lies beyond the last key may be anything; its weight is zero, and its value must be too.
-    Element<T>* value_rows = kPairs<T> ? b.rows : reinterpret_cast<Element<T>*>(b.values);
-    pack_rows<T>(a.cache, first_row, there, 0, value.n, value_rows, value.lanes());
-    pad(value_rows, there, value.n, padded, value.lanes());
-    if constexpr (kPairs<T>) pair_rows(padded, value.lanes(), value_rows, value.lanes(), b.values, value.lanes());
-
-    for (int64_t g = 0; g < lanes.count; g += kGroup) {
-      const int64_t in_group = least(kGroup, lanes.count - g), filled = round_up(in_group, kLanes);
-      for (int64_t l = 0; l < filled; ++l) b.seen[l] = static_cast<float>(lanes.position(g + l) + 1 - page0);
-      const int64_t seen = least(padded, round_up(lanes.position(g + in_group - 1) + 1 - page0, 8));
-      if (seen <= 0) continue;
-      const Unit* queries = b.queries + g * key.units();
-      if constexpr (kSquares<T>)
-        square_product(round_up(seen, kSquare), filled, key.units(), keys, key_units, queries, kGroup, b.scores, kGroup, Start::zero);
-      else product<kPairs<T>>(seen, filled, key.depth(), keys, key_units, 1, queries, kGroup, b.scores, kGroup, Start::zero);
-      const int64_t all_see = lanes.position(g) + 1 - page0;
-      const auto sees = [&](int64_t j, int64_t l) { return load_r(b.seen + l) > splat_r(static_cast<float>(j)); };
-      weigh<T>(b.scores, seen, filled, least(all_see < 0 ? 0 : all_see, seen), sees, scale, to.top + g, to.sum + g, b.factor, b.weights);
-      add_values(b, seen, filled, value, page0 == key0, to.out + g * value.lanes());
-    }
-  }
+  const Span<T> s{a, lanes, b, key0, least(kSpan, lanes.keys() - key0)};
+  pack_keys(s);
+  for (int64_t g = 0; g < lanes.count; g += kGroup) weigh_group(s, g, to);
+  for (int64_t column = 0; column < s.value.n; column += kColumns) add_values(s, column, to.out);
 }
 
 // total and part as one; keys of part begin at key0. One body for all callers: the same roundings.
