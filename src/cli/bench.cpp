@@ -1,5 +1,5 @@
-// finback bench: figures of this machine, each beside the ceiling that it is read under. One function per subcommand; gemm and exchange
-// have files of their own.
+// finback bench: figures of this machine, each beside the ceiling that it is read under. One function per subcommand; gemm, exchange,
+// decode and prefill have files of their own.
 #include "cli/command.h"
 #include "core/json.h"
 #include "core/machine.h"
@@ -264,6 +264,8 @@ void add_bench(CLI::App& app) {
   add_bench_codes(*bench);
   add_bench_exchange(*bench);
   add_bench_train(*bench);
+  add_bench_decode(*bench);
+  add_bench_prefill(*bench);
 }
 
 }  // namespace finback::cli

@@ -18,6 +18,8 @@ void add_verify(CLI::App& app);
 void add_bench(CLI::App& app);
 void add_bench_gemm(CLI::App& bench);
 void add_bench_exchange(CLI::App& bench);
+void add_bench_decode(CLI::App& bench);
+void add_bench_prefill(CLI::App& bench);
 void add_doctor(CLI::App& app);
 void add_plan(CLI::App& app);
 

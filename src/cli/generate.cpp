@@ -4,6 +4,7 @@
 #include "cli/output.h"
 #include "core/log.h"
 #include "core/machine.h"
+#include "infer/text_stream.h"
 #include "text/tokenizer.h"
 
 #include <memory>
@@ -15,34 +16,12 @@ struct Options {
   std::string model, prompt;
   std::int64_t max_tokens = 200;
   infer::SampleOptions sample;
+  std::vector<std::string> stop;
   int threads = 0;
 };
 
-// Prints whole code points only: a token may end within one.
-class Utf8Stream {
- public:
-  void put(std::string_view bytes) {
-    pending_ += bytes;
-    const std::size_t whole = pending_.size() - unfinished();
-    write_output(std::string_view(pending_).substr(0, whole));
-    pending_.erase(0, whole);
-  }
-  void end(std::string_view bytes) { write_output(pending_ += bytes); }
-
- private:
-  // Bytes at the end that begin a code point whose last byte is not there yet.
-  std::size_t unfinished() const {
-    for (std::size_t back = 1; back <= 3 && back <= pending_.size(); ++back) {
-      const auto byte = static_cast<unsigned char>(pending_[pending_.size() - back]);
-      if (byte < 0x80) return 0;
-      if (byte >= 0xc0) return (byte >= 0xf0 ? 4u : byte >= 0xe0 ? 3u : 2u) > back ? back : 0;
-    }
-    return 0;
-  }
-  std::string pending_;
-};
-
 void generate(const Options& o) {
+  infer::check(o.sample, /*vocab_size=*/0);  // before the weights are read; no logit has a bias here
   core::Team team(o.threads > 0 ? o.threads : core::this_machine().cores);
   const infer::LoadedModel model(o.model, team);
   const text::Tokenizer tokenizer = text::Tokenizer::load(o.model);
@@ -60,18 +39,20 @@ void generate(const Options& o) {
     throw core::Error(core::Exit::usage, fmt::format("a prompt of {} tokens", prompt_tokens), "--prompt",
                       fmt::format("give fewer than max_position_embeddings = {}", model.config().max_position_embeddings));
   const std::int64_t max_tokens = std::min(o.max_tokens, room);
-  infer::check(o.sample, model.config().vocab_size);
   infer::Engine engine(model, team, infer::for_one_answer(model, prompt_tokens + max_tokens));
-  Utf8Stream out;
-  out.put(o.prompt);
-  const infer::Generated g =
-      infer::generate(engine,
-                      {.prompt = prompt,
-                       .max_tokens = max_tokens,
-                       .sample = o.sample,
-                       .stop_tokens = {static_cast<std::int32_t>(model.config().eos_token_id)}},
-                      [&](std::int32_t id) { out.put(id < tokenizer.vocab_size() ? tokenizer.token_bytes(id) : ""); });
-  out.end("\n");
+  infer::TextStream out(o.stop);
+  write_output(o.prompt);
+  const infer::Generated g = infer::generate(engine,
+                                             {.prompt = prompt,
+                                              .max_tokens = max_tokens,
+                                              .sample = o.sample,
+                                              .stop_tokens = {static_cast<std::int32_t>(model.config().eos_token_id)}},
+                                             [&](std::int32_t id) {
+                                               write_output(out.put(id < tokenizer.vocab_size() ? tokenizer.token_bytes(id) : ""));
+                                               return !out.stopped();
+                                             });
+  write_output(out.end());
+  write_output("\n");
   core::inform("{} prompt tokens in {:.2f} s, {} tokens in {:.2f} s: {:.1f} tokens/s{}", g.prompt_tokens, g.prefill_seconds, g.tokens,
                g.decode_seconds, static_cast<double>(g.tokens) / std::max(g.decode_seconds, 1e-9), g.ended ? ", ended by itself" : "");
 }
@@ -90,6 +71,7 @@ void add_generate(CLI::App& app) {
   c->add_option("--min-p", o->sample.min_p, "Draw from tokens at least so likely as this share of the most likely")->capture_default_str();
   c->add_option("--repetition-penalty", o->sample.repetition_penalty, "Above 1: tokens that were there become less likely")
       ->capture_default_str();
+  c->add_option("--stop", o->stop, "The answer ends before this text");
   c->add_option("--seed", o->sample.seed, "The same seed gives the same text")->capture_default_str();
   c->add_option("--threads", o->threads, "0: one a core")->check(CLI::Range(0, 1024))->capture_default_str();
   c->footer(

@@ -15,16 +15,18 @@ EngineOptions for_one_answer(const LoadedModel& model, std::int64_t positions) {
           .reuse_prefixes = false};
 }
 
-Generated generate(Engine& engine, Request request, const std::function<void(std::int32_t)>& on_token) {
+Generated generate(Engine& engine, Request request, const std::function<bool(std::int32_t)>& on_token) {
   Generated out{.prompt_tokens = std::ssize(request.prompt)};
   const double start = core::seconds_now();
   double first = 0;
-  engine.submit(std::move(request));
+  const RequestId id = engine.submit(std::move(request));
   while (!engine.idle())
     for (const Event& e : engine.step()) {
       if (out.tokens++ == 0) first = core::seconds_now();
       out.ended = e.finish == Finish::stop;
-      if (!out.ended) on_token(e.token);
+      if (out.ended || on_token(e.token)) continue;
+      out.ended = true;
+      engine.cancel(id);
     }
   out.prefill_seconds = first - start;
   out.decode_seconds = core::seconds_now() - first;

@@ -255,7 +255,10 @@ TEST_P(EngineTest, GenerationIsRepeatable) {
   for (auto* tokens : {&first, &second}) {
     Engine engine(model_, two_, for_one_answer(model_, 40));
     const Generated g = generate(engine, {.prompt = {1, 2, 3}, .max_tokens = 30, .sample = {.temperature = 0.9, .top_p = 0.9, .seed = 4}},
-                                 [&](std::int32_t id) { tokens->push_back(id); });
+                                 [&](std::int32_t id) {
+                                   tokens->push_back(id);
+                                   return true;
+                                 });
     EXPECT_EQ(g.tokens, 30);
     EXPECT_FALSE(g.ended);
   }
