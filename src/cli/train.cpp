@@ -24,6 +24,7 @@ struct Options {
   bool check = false, json = false;
   int ranks = 1;
   std::string as_layout;
+  std::int64_t recheck_every = 0;
   train::RunOptions run;
 };
 
@@ -59,6 +60,7 @@ std::optional<core::Exit> train_ranks(const train::RunConfig& config, const Opti
 
 void run(Options& o) {
   add_layout(o.as_layout, o.set);
+  if (o.recheck_every > 0) o.set.push_back(fmt::format("guard.recheck_every={}", o.recheck_every));
   o.run.as_layout = !o.as_layout.empty();
   const train::RunConfig config = train::read_run_config(o.file, o.set);
   if (o.check) {
@@ -95,6 +97,8 @@ void add_train(CLI::App& app) {
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();
   command->add_option("--as-layout", o->as_layout, "dp=2: one process that forms its sums as these ranks would, and gives their bits");
+  command->add_option("--recheck-every", o->recheck_every, "K: compute every K-th step twice and compare the bits (guard.recheck_every)")
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 40));
   command->add_flag("--json", o->json, "print the summary when the run has ended; loss_bits is a hash of its losses and parameters");
   command->add_flag("--check", o->check, "print every value and the memory by kind; train nothing");
   command->add_option("--trace", o->trace, "a file (Chrome trace) for the spans of the last steps, down to kernels");

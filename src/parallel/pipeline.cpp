@@ -2,7 +2,10 @@
 
 #include "core/error.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
+#include <array>
 #include <cstring>
 
 namespace finback::parallel {
@@ -17,6 +20,16 @@ std::span<const std::byte> bytes_of(core::ConstMat x) {
 std::span<std::byte> bytes_of(const core::Mat& x) { return {static_cast<std::byte*>(x.data), static_cast<std::size_t>(x.bytes())}; }
 
 void copy(core::ConstMat from, const core::Mat& to) { std::memcpy(to.data, from.data, static_cast<std::size_t>(to.bytes())); }
+
+// As others read it where this rank dies or stalls.
+void tell_phase(comm::Communicator& world, const Action& a) {
+  static constexpr std::array kNames{"forward", "backward", "backward", "weights", "pair"};
+  const Cell& cell = a.work == Work::forward ? a.forward : a.backward;
+  std::array<char, 32> text;
+  const auto end = fmt::format_to_n(text.data(), text.size(), "{}, stage {}, batch {}", kNames[static_cast<std::size_t>(a.work)],
+                                    cell.stage, cell.micro_batch);
+  world.set_phase({text.data(), std::min(text.size(), end.size)});
+}
 
 bool has_forward(const Action& a) { return a.work == Work::forward || a.work == Work::pair; }
 bool has_backward(const Action& a) { return a.work == Work::backward || a.work == Work::backward_input || a.work == Work::pair; }
@@ -67,6 +80,7 @@ void Pipeline::play(const model::Pass& pass, int micro_batches, const MicroBatch
   sums_ = &sums;
   const auto& actions = schedule_->actions[static_cast<std::size_t>(member_ ? member_->at().pp : 0)];
   for (std::size_t i = 0; i < actions.size(); ++i) {
+    if (member_) tell_phase(member_->world(), actions[i]);
     expect(actions[i]);
     if (i + 1 < actions.size()) expect(actions[i + 1]);  // travels while this one computes
     play(pass, actions[i]);

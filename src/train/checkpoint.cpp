@@ -198,6 +198,7 @@ Snapshot::Snapshot(const model::ParameterList& list, model::Precision precision,
 }
 
 void Snapshot::send_share(const TrainState& state, parallel::Member& member) {
+  member.world().set_phase("save");
   for (const model::SlabBuffers* share : {&state.master, &state.m, &state.v}) member.collect(*share, nullptr);
 }
 
@@ -213,6 +214,7 @@ void Snapshot::copy(const TrainState& state, const kernels::Context& ctx, parall
       if (!member) std::memcpy(to.slabs[s].data, from.slabs[s].data, static_cast<std::size_t>(from.slabs[s].bytes()));
     }
   };
+  if (member) member->world().set_phase("save");
   copy_one(state.master, master);
   copy_one(state.m, m);
   copy_one(state.v, v);

@@ -170,10 +170,14 @@ void Run::tell_memory() {
 }
 
 void Run::handle(const StepReport& r) {
-  if (r.suspected_corruption)
+  if (!r.suspects.empty()) {
+    std::vector<std::string> where;
+    for (const int rank : r.suspects) where.push_back(parts_.ranks() ? parts_.ranks()->name(rank) : "this machine");
     monitor_.event(r.step,
-                   "the step gave other bits when it was computed again: suspected corruption in this machine's memory or processor",
+                   fmt::format("the step gave other bits when it was computed again: suspected corruption in the memory or processor of {}",
+                               fmt::join(where, ", ")),
                    /*warn=*/true);
+  }
   std::string scores =
       fmt::format("loss {:.4f} (z {:.1f}), gradient norm {:.4g} (z {:.1f})", r.loss, r.loss_zscore, r.grad_norm, r.norm_zscore);
   if (r.nonfinite_tiles > 0) scores += fmt::format(", {} FP8 tiles with a NaN or an infinity", r.nonfinite_tiles);

@@ -126,6 +126,8 @@ const std::vector<Key>& keys() {
       number("eval", "every", AT(eval.every), 0, many, "steps; 0: only at the end"),
       number("eval", "tokens", AT(eval.tokens), 0, many, "of the held-out file; 0: all"),
 
+      number("guard", "recheck_every", AT(guard.recheck_every), 0, many,
+             "steps: every so many one is computed twice and its bits compared; 0: never"),
       number("guard", "max_bad_steps", AT(guard.max_bad_steps), 1, 1 << 20, "NaN or infinite steps in a row before the run stops"),
       number("guard", "spike_zscore", AT(guard.spike_zscore), 0, 1e6, "loss or norm this many deviations above its mean; 0: off"),
       number("guard", "spike_window", AT(guard.spike_window), 10, 1 << 20, "steps over which mean and deviation are taken"),

@@ -75,7 +75,7 @@ struct RunConfig {
   } eval;
 
   struct {
-    std::int64_t max_bad_steps = 5;
+    std::int64_t max_bad_steps = 5, recheck_every = 0;
     double spike_zscore = 6;
     std::int64_t spike_window = 100;
     std::string spike_action = "log";

@@ -77,6 +77,8 @@ double bytes_of(const model::SlabBuffers& buffers) {
   return sum;
 }
 
+bool rechecks(const RunConfig& run, std::int64_t step) { return run.guard.recheck_every > 0 && (step + 1) % run.guard.recheck_every == 0; }
+
 std::int64_t block_rows(std::int64_t rows) { return (rows + parallel::kBlockRows - 1) / parallel::kBlockRows; }
 
 // The sign of a NaN says nothing (the processor's own has one), and nobody should read "-nan".
@@ -148,13 +150,14 @@ StepReport Trainer::step() {
 
   StepReport report;
   compute_gradients(sequences);
+  if (rechecks(run_, step)) recheck(sequences, report);
   report.grad_norm = nan_without_sign(gradient_norm());
   if (!finite(report)) {
     const std::uint64_t first = fingerprint();
     compute_gradients(sequences);
     report.grad_norm = nan_without_sign(gradient_norm());
     report.recomputed = true;
-    report.suspected_corruption = sum_over_ranks(fingerprint() != first) > 0;
+    report.suspects = suspects_of(fingerprint() != first);
   }
   report.step = step + 1;
   report.sequences = sequences;
@@ -179,6 +182,34 @@ StepReport Trainer::step() {
   }
   counters.advance(sequences, report.tokens);
   return report;
+}
+
+// The ranks that say so; all call it.
+std::vector<int> Trainer::suspects_of(bool differs) const {
+  std::vector<std::int64_t> of_rank(static_cast<std::size_t>(member_ ? member_->world().size() : 1));
+  of_rank[static_cast<std::size_t>(member_ ? member_->world().rank() : 0)] = differs;
+  if (member_) member_->world().all_reduce(of_rank);
+  std::vector<int> ranks;
+  for (std::size_t r = 0; r < of_rank.size(); ++r)
+    if (of_rank[r] != 0) ranks.push_back(static_cast<int>(r));
+  return ranks;
+}
+
+// Computes the step again. What goes on is a result that came out twice on every rank.
+void Trainer::recheck(std::int64_t sequences, StepReport& report) {
+  const std::uint64_t first = bits_;
+  compute_gradients(sequences);
+  report.recomputed = true;
+  const std::uint64_t second = bits_;
+  report.suspects = suspects_of(second != first);
+  if (report.suspects.empty()) return;
+  compute_gradients(sequences);
+  const std::vector<int> without = suspects_of(bits_ != first && bits_ != second);
+  if (!without.empty())
+    throw core::Error(
+        core::Exit::numeric, "a step gave other bits each of the three times it was computed",
+        fmt::format("step {}, {}", state_.counters.step + 1, member_ ? member_->world().name(without.front()) : "this machine"),
+        "test the memory and the processor there; continue with --resume from the last checkpoint");
 }
 
 // Balance loss a sequence and MoE layer, and the worst layer's imbalance.
@@ -220,6 +251,7 @@ void Trainer::compute_gradients(std::int64_t sequences) {
   if (as_layout_) {
     as_layout_->compute(transformer_, {.ctx = ctx, .weights = state_.weights, .scale = scale, .with_mtp = with_mtp}, batches, batch,
                         state_.gradients, sums_);
+    bits_ = fingerprint();
     return;
   }
   {
@@ -229,7 +261,9 @@ void Trainer::compute_gradients(std::int64_t sequences) {
   sums_.reset(config_);
   pipeline_.play(
       {ctx, state_.weights, &state_.gradients, scale, with_mtp}, batches, [&](int i) { return batch(0, i); }, sums_);
+  if (rechecks(run_, step)) bits_ = fingerprint();
   if (!member_) return;
+  member_->world().set_phase("sum of gradients");
   const core::SpanScope span(spans_, "sum_gradients");
   member_->sum_gradients(state_.gradients);
   for (const std::span<double> x : sums_.reals()) member_->world().all_reduce(x);
@@ -237,6 +271,7 @@ void Trainer::compute_gradients(std::int64_t sequences) {
 }
 
 void Trainer::evaluate(const model::MicroBatch& batch, bool with_mtp, model::LossSums& sums) {
+  if (member_) member_->world().set_phase("evaluation");
   const kernels::Context ctx = context();
   pipeline_.evaluate({.ctx = ctx, .weights = state_.weights, .with_mtp = with_mtp}, batch, sums);
 }
@@ -275,6 +310,7 @@ double Trainer::gradient_norm() {
 
 void Trainer::update_weights(double scale) {
   const core::SpanScope span(spans_, "update_weights");
+  if (member_) member_->world().set_phase("update of weights");
   const kernels::Context ctx = context();
   const auto& o = run_.optimizer;
   kernels::AdamW options{.lr = learning_rate(run_, state_.counters.step), .beta1 = o.beta1, .beta2 = o.beta2, .eps = o.eps};

@@ -35,8 +35,8 @@ struct StepReport {
   double loss_zscore = 0, norm_zscore = 0;
   // FP8 tiles of this step (of weights, inputs and gradients) that held a NaN or an infinity; any makes the step a bad one.
   std::int64_t nonfinite_tiles = 0;
-  bool recomputed = false;                    // the first result was NaN or infinite
-  bool suspected_corruption = false;          // … and the second differed in bits
+  bool recomputed = false;                    // the first result was NaN or infinite, or guard.recheck_every says so
+  std::vector<int> suspects;                  // … and the second had other bits: the ranks where it did (0: of one process)
   std::span<const std::int64_t> expert_load;  // [blocks · E], until the next step
 };
 
@@ -66,6 +66,8 @@ class Trainer {
 
  private:
   void compute_gradients(std::int64_t sequences);
+  std::vector<int> suspects_of(bool differs) const;
+  void recheck(std::int64_t sequences, StepReport& report);
   std::int64_t sum_over_ranks(std::int64_t x) const;
   double gradient_norm();
   bool finite(const StepReport& report) const;
@@ -91,6 +93,7 @@ class Trainer {
   core::Arena scratch_, batch_arena_;
   std::span<std::int32_t> inputs_, targets_;  // of the largest step
   model::LossSums sums_;
+  std::uint64_t bits_ = 0;       // of this rank's gradients and losses, before the ranks' are added; where they are compared
   std::vector<double> squares_;  // of each block row of each parameter
 };
 
