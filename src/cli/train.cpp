@@ -25,6 +25,7 @@ struct Options {
   int ranks = 1;
   std::string as_layout;
   std::int64_t recheck_every = 0;
+  comm::Options comm;
   train::RunOptions run;
 };
 
@@ -48,7 +49,7 @@ void add_layout(const std::string& layout, std::vector<std::string>& set) {
 std::optional<core::Exit> train_ranks(const train::RunConfig& config, const Options& o) {
   if (o.ranks == 1 && !comm::under_launcher()) return train::run_training(config, o.run);
   std::optional<core::Exit> exit;
-  comm::run_ranks(o.ranks, {}, [&](comm::Communicator& ranks) {
+  comm::run_ranks(o.ranks, o.comm, [&](comm::Communicator& ranks) {
     train::RunOptions mine = o.run;
     mine.ranks = &ranks;
     if (ranks.rank() > 0) mine.spans = nullptr;
@@ -97,6 +98,10 @@ void add_train(CLI::App& app) {
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();
   command->add_option("--as-layout", o->as_layout, "dp=2: one process that forms its sums as these ranks would, and gives their bits");
+  command->add_option("--timeout", o->comm.timeout, "seconds without anything moving after which a rank gives up")
+      ->check(CLI::Range(0.1, 1e6))
+      ->capture_default_str();
+  command->add_flag("--checksums", o->comm.checksums, "of every message between ranks");
   command->add_option("--recheck-every", o->recheck_every, "K: compute every K-th step twice and compare the bits (guard.recheck_every)")
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 40));
   command->add_flag("--json", o->json, "print the summary when the run has ended; loss_bits is a hash of its losses and parameters");
