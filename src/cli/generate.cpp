@@ -17,6 +17,7 @@ struct Options {
   std::int64_t max_tokens = 200;
   infer::SampleOptions sample;
   std::vector<std::string> stop;
+  std::int64_t drafts = 0;
   int threads = 0;
 };
 
@@ -39,7 +40,7 @@ void generate(const Options& o) {
     throw core::Error(core::Exit::usage, fmt::format("a prompt of {} tokens", prompt_tokens), "--prompt",
                       fmt::format("give fewer than max_position_embeddings = {}", model.config().max_position_embeddings));
   const std::int64_t max_tokens = std::min(o.max_tokens, room);
-  infer::Engine engine(model, team, infer::for_one_answer(model, prompt_tokens + max_tokens));
+  infer::Engine engine(model, team, infer::for_one_answer(model, prompt_tokens + max_tokens, o.drafts));
   infer::TextStream out(o.stop);
   write_output(o.prompt);
   const infer::Generated g = infer::generate(engine,
@@ -55,6 +56,9 @@ void generate(const Options& o) {
   write_output("\n");
   core::inform("{} prompt tokens in {:.2f} s, {} tokens in {:.2f} s: {:.1f} tokens/s{}", g.prompt_tokens, g.prefill_seconds, g.tokens,
                g.decode_seconds, static_cast<double>(g.tokens) / std::max(g.decode_seconds, 1e-9), g.ended ? ", ended by itself" : "");
+  const infer::EngineCounters counters = engine.counters();
+  if (o.drafts > 0)
+    core::inform("{} guesses verified, {} held; {} steps", counters.drafted_tokens, counters.accepted_tokens, counters.steps);
 }
 
 }  // namespace
@@ -72,6 +76,9 @@ void add_generate(CLI::App& app) {
   c->add_option("--repetition-penalty", o->sample.repetition_penalty, "Above 1: tokens that were there become less likely")
       ->capture_default_str();
   c->add_option("--stop", o->stop, "The answer ends before this text");
+  c->add_option("--drafts", o->drafts, "Tokens that the MTP module may guess ahead; the text is the same without")
+      ->check(CLI::Range(0, 16))
+      ->capture_default_str();
   c->add_option("--seed", o->sample.seed, "The same seed gives the same text")->capture_default_str();
   c->add_option("--threads", o->threads, "0: one a core")->check(CLI::Range(0, 1024))->capture_default_str();
   c->footer(

@@ -1,7 +1,9 @@
 #include "infer/engine.h"
 
+#include "core/clock.h"
 #include "core/error.h"
 #include "core/machine.h"
+#include "infer/sequence.h"
 
 #include <algorithm>
 
@@ -21,7 +23,10 @@ std::int64_t pages_that_fit(const LoadedModel& model, const EngineOptions& o) {
     refuse(fmt::format("a context of {}", o.max_positions), "max_positions", fmt::format("give 2 to {}", m.max_position_embeddings));
   if (o.max_batch < 1 || o.max_step_tokens < o.max_batch)
     refuse(fmt::format("{} answers, {} rows a step", o.max_batch, o.max_step_tokens), "max_batch", "give at least a row for each");
-  const std::int64_t bytes = model::page_bytes(m, model.precision().storage), pages = o.cache_bytes / bytes;
+  if (o.max_drafts < 0 || o.max_drafts > 16 || (o.max_drafts > 0 && m.num_nextn_predict_layers == 0))
+    refuse(fmt::format("{} tokens guessed ahead by {} MTP modules", o.max_drafts, m.num_nextn_predict_layers), "max_drafts",
+           "give 0, or up to 16 to a model with num_nextn_predict_layers");
+  const std::int64_t bytes = model::page_bytes(m, model.precision().storage, o.max_drafts > 0), pages = o.cache_bytes / bytes;
   if (pages < pages_of(o.max_positions))
     refuse(fmt::format("a cache of {} bytes", o.cache_bytes), "cache_bytes",
            fmt::format("give at least {} for a sequence of {}", bytes * pages_of(o.max_positions), o.max_positions));
@@ -30,26 +35,14 @@ std::int64_t pages_that_fit(const LoadedModel& model, const EngineOptions& o) {
 }
 
 model::Decoder::Options decoder_options(const LoadedModel& model, const EngineOptions& o) {
-  return {.precision = model.precision(), .max_tokens = o.max_step_tokens, .max_wanted = o.max_batch, .max_positions = o.max_positions};
+  return {.precision = model.precision(),
+          .max_tokens = o.max_step_tokens,
+          .max_wanted = o.max_batch * (1 + o.max_drafts),
+          .max_positions = o.max_positions,
+          .drafts = o.max_drafts > 0};
 }
 
 }  // namespace
-
-// A request and how far it is. tokens[0 … cached) have their latents in pages.
-struct Engine::Sequence {
-  RequestId id = 0;
-  Request request;
-  std::vector<std::int32_t> tokens;  // prompt and answer
-  std::vector<PagePool::Page> pages;
-  std::int64_t cached = 0;
-  std::int64_t published = 0;                  // pages, from the first
-  PagePool::Prefix prefix = PagePool::kStart;  // that ends with the last of them
-  std::int64_t rows = 0;                       // of this step
-  std::vector<TokenProbability> top;
-
-  std::int64_t pending() const { return std::ssize(tokens) - cached; }
-  std::int64_t prompt() const { return std::ssize(request.prompt); }
-};
 
 Engine::Engine(const LoadedModel& model, core::Team& team, const EngineOptions& options)
     : model_(model),
@@ -57,22 +50,26 @@ Engine::Engine(const LoadedModel& model, core::Team& team, const EngineOptions& 
       options_(options),
       pool_(pages_that_fit(model, options)),
       scratch_("scratch", kernels::scratch_bytes(team.threads())),
-      cache_memory_("latent cache",
-                    pool_.pages() * model::page_bytes(model.config(), model.precision().storage) + model.config().num_hidden_layers * 64),
-      logits_memory_("logits", options.max_batch * model.config().vocab_size * 4),
+      cache_memory_("latent cache", pool_.pages() * model::page_bytes(model.config(), model.precision().storage, options.max_drafts > 0) +
+                                        model.config().blocks() * 64),
+      logits_memory_("logits", options.max_batch * (2 + options.max_drafts) * model.config().vocab_size * 4 + 64),
       context_{kernels::best(), team, scratch_},
       decoder_(model.config(), model.list(), decoder_options(model, options)),
-      logits_BW_(logits_memory_.take_mat(core::DType::f32, options.max_batch, model.config().vocab_size)),
-      samplers_(static_cast<std::size_t>(team.threads()), Sampler(model.config().vocab_size)) {
+      logits_BW_(logits_memory_.take_mat(core::DType::f32, options.max_batch * (1 + options.max_drafts), model.config().vocab_size)),
+      draft_logits_BW_(logits_memory_.take_mat(core::DType::f32, options.max_batch, model.config().vocab_size)),
+      samplers_(static_cast<std::size_t>(team.threads()), Sampler(model.config().vocab_size)),
+      draft_length_(options.max_drafts) {
   const model::ModelConfig& m = model.config();
-  for (std::int64_t l = 0; l < m.num_hidden_layers; ++l)
+  for (std::int64_t l = 0; l < m.num_hidden_layers + (options.max_drafts > 0); ++l)
     cache_.push_back(cache_memory_.take_mat(model.precision().storage, pool_.pages() * kPage, m.kv_lora_rank + m.qk_rope_head_dim));
   const auto batch = static_cast<std::size_t>(options.max_batch);
   running_.reserve(batch);
   ended_.reserve(2 * batch);
   drawing_.reserve(batch);
-  events_.reserve(batch);
-  wanted_.reserve(batch);
+  guessing_.reserve(batch);
+  events_.reserve(batch * static_cast<std::size_t>(1 + options.max_drafts));
+  wanted_.reserve(events_.capacity());
+  hidden_rows_.reserve(static_cast<std::size_t>(options.max_step_tokens));
   segments_.reserve(batch);
   ids_.reserve(static_cast<std::size_t>(options.max_step_tokens));
 }
@@ -97,7 +94,8 @@ RequestId Engine::submit(Request request) {
   s->tokens = request.prompt;
   s->tokens.reserve(static_cast<std::size_t>(prompt + request.max_tokens));
   s->pages.reserve(static_cast<std::size_t>(pages_of(prompt + request.max_tokens)));
-  s->top.resize(static_cast<std::size_t>(std::max(request.top_logprobs, 0)));
+  s->top.resize(static_cast<std::size_t>(std::max(request.top_logprobs, 0) * (1 + options_.max_drafts)));
+  s->drafts.reserve(static_cast<std::size_t>(options_.max_drafts));
   s->request = std::move(request);
   counters_.prompt_tokens += prompt;
   waiting_.push_back(std::move(s));
@@ -125,8 +123,15 @@ std::span<const Event> Engine::step() {
   admit();
   share_rows();
   take_pages();
+  const double start = core::seconds_now();
   forward();
+  const bool answers_alone = !ids_.empty() && ids_.size() == wanted_.size();
   draw();
+  settle();
+  if (options_.max_drafts > 0) follow();
+  if (answers_alone) draft_length_.observe(std::ssize(drawing_), verified_, std::ssize(events_), core::seconds_now() - start);
+  for (const Sequence* s : drawing_)
+    if (s->finish != Finish::none) end(s->id);
   return events_;
 }
 
@@ -170,13 +175,18 @@ bool Engine::begin(Sequence& s) {
   return true;
 }
 
-// One row for every answer under way; what is left is shared among the prompts, evenly as far as they need it.
+// One row for every answer under way. What is left is for guesses, half of it at most if there are prompts, and then shared among those,
+// evenly as far as they need it.
 void Engine::share_rows() {
-  std::int64_t left = options_.max_step_tokens, prompts = 0;
+  const std::int64_t answers = std::ranges::count_if(running_, [](const Owned& s) { return s->pending() == 1; });
+  std::int64_t prompts = std::ssize(running_) - answers, left = options_.max_step_tokens - answers;
+  std::int64_t for_guesses = prompts > 0 ? left / 2 : left;
   for (const Owned& s : running_) {
-    s->rows = s->pending() == 1 ? 1 : 0;
-    left -= s->rows;
-    prompts += s->pending() > 1;
+    if (s->pending() > 1) continue;
+    s->drafts.resize(static_cast<std::size_t>(std::min(for_guesses, std::ssize(s->drafts))));
+    s->rows = 1 + std::ssize(s->drafts);
+    for_guesses -= std::ssize(s->drafts);
+    left -= std::ssize(s->drafts);
   }
   for (const Owned& s : running_) {
     if (s->pending() == 1) continue;
@@ -197,6 +207,7 @@ void Engine::take_pages() {
         preempt(running_.size() - 1);
       } else {
         s.rows = std::min(s.rows, std::ssize(s.pages) * kPage - s.cached);
+        s.drafts.resize(static_cast<std::size_t>(std::clamp<std::int64_t>(s.rows - s.pending(), 0, std::ssize(s.drafts))));
         break;
       }
     }
@@ -214,33 +225,82 @@ void Engine::preempt(std::size_t i) {
 // Its pages; what it knows of them is to be computed, or found, again. The last page first: it is of the least use to others.
 void Engine::give_back(Sequence& s) {
   for (; !s.pages.empty(); s.pages.pop_back()) pool_.release(s.pages.back());
-  s.cached = s.published = s.rows = 0;
+  s.cached = s.published = s.rows = s.advance = 0;
+  s.drafts.clear();
   s.prefix = PagePool::kStart;
 }
 
 // ---- what they compute
 
-void Engine::forward() {
+void Engine::clear_batch() {
   ids_.clear();
   wanted_.clear();
   segments_.clear();
+  hidden_rows_.clear();
+}
+
+void Engine::forward() {
+  clear_batch();
   drawing_.clear();
+  verified_ = 0;
   for (const Owned& owned : running_) {
     Sequence& s = *owned;
     if (s.rows == 0) continue;
-    segments_.push_back({std::ssize(ids_), s.rows, s.cached, s.pages.data()});
+    s.first_row = std::ssize(ids_);
+    segments_.push_back({s.first_row, s.rows, s.cached, s.pages.data()});
     const auto from = s.tokens.begin() + s.cached;
-    ids_.insert(ids_.end(), from, from + s.rows);
+    ids_.insert(ids_.end(), from, from + std::min(s.rows, s.pending()));
+    ids_.insert(ids_.end(), s.drafts.begin(), s.drafts.end());
     if (s.rows < s.pending()) continue;
-    wanted_.push_back(static_cast<std::int32_t>(ids_.size()) - 1);
+    s.first_wanted = std::ssize(wanted_);
+    for (std::int64_t r = s.pending() - 1; r < s.rows; ++r) wanted_.push_back(static_cast<std::int32_t>(s.first_row + r));
     drawing_.push_back(&s);
+    verified_ = std::max(verified_, std::ssize(s.drafts));
   }
   if (ids_.empty()) return;
   decoder_.forward(context_, model_.weights(), model_.absorbed(), cache_, {ids_, segments_, wanted_}, logits_BW_);
   ++counters_.steps;
   counters_.rows += std::ssize(ids_);
+}
+
+void Engine::draw() {
+  for (const Owned& s : running_) s->advance = s->rows;
+  events_.assign(wanted_.size(), {});
+  core::parallel_for(team_, std::ssize(drawing_), [&](std::int64_t i, int thread) {
+    draw(*drawing_[static_cast<std::size_t>(i)], samplers_[static_cast<std::size_t>(thread)]);
+  });
+  std::erase_if(events_, [](const Event& e) { return e.id == 0; });  // after a guess that did not hold
+  counters_.generated_tokens += std::ssize(events_);
+}
+
+// One token, and one more for every guess that it and those after it turn out to be.
+void Engine::draw(Sequence& s, Sampler& sampler) {
+  const Request& r = s.request;
+  s.advance = s.pending();
+  for (std::int64_t i = 0; s.finish == Finish::none; ++i) {
+    const std::span<const float> logits(logits_BW_.row<float>(s.first_wanted + i), static_cast<std::size_t>(logits_BW_.cols));
+    Event& event = events_[static_cast<std::size_t>(s.first_wanted + i)];
+    event = {.id = s.id, .token = sampler.draw(logits, r.sample, s.tokens, s.prompt()), .logits = logits};
+    if (r.top_logprobs >= 0) {
+      const auto n = static_cast<std::size_t>(r.top_logprobs);
+      event.logprob = log_probability(logits, event.token);
+      event.top = std::span(s.top).subspan(static_cast<std::size_t>(i) * n, n);
+      sampler.most_likely(logits, std::span(s.top).subspan(static_cast<std::size_t>(i) * n, n));
+    }
+    s.tokens.push_back(event.token);
+    if (std::ranges::find(r.stop_tokens, event.token) != r.stop_tokens.end()) s.finish = Finish::stop;
+    else if (s.left() == 0) s.finish = Finish::length;
+    event.finish = s.finish;
+    if (i == std::ssize(s.drafts) || s.drafts[static_cast<std::size_t>(i)] != event.token) return;
+    ++s.advance;
+  }
+}
+
+void Engine::settle() {
   for (const Owned& s : running_) {
-    s->cached += s->rows;
+    counters_.drafted_tokens += std::ssize(s->drafts);
+    if (s->rows > 0) counters_.accepted_tokens += s->advance - (s->rows - std::ssize(s->drafts));
+    s->cached += s->advance;
     if (options_.reuse_prefixes) publish(*s);
   }
 }
@@ -249,28 +309,6 @@ void Engine::publish(Sequence& s) {
   for (; (s.published + 1) * kPage <= s.cached; ++s.published)
     s.prefix = pool_.publish(s.pages[static_cast<std::size_t>(s.published)], s.prefix,
                              std::span(s.tokens).subspan(static_cast<std::size_t>(s.published * kPage), kPage));
-}
-
-void Engine::draw() {
-  events_.resize(drawing_.size());
-  core::parallel_for(team_, std::ssize(drawing_), [&](std::int64_t i, int thread) {
-    Sequence& s = *drawing_[static_cast<std::size_t>(i)];
-    Sampler& sampler = samplers_[static_cast<std::size_t>(thread)];
-    const std::span<const float> logits(logits_BW_.row<float>(i), static_cast<std::size_t>(logits_BW_.cols));
-    Event& event = events_[static_cast<std::size_t>(i)];
-    event = {.id = s.id, .token = sampler.draw(logits, s.request.sample, s.tokens, s.prompt()), .logits = logits};
-    if (s.request.top_logprobs >= 0) {
-      event.logprob = log_probability(logits, event.token);
-      sampler.most_likely(logits, s.top);
-      event.top = s.top;
-    }
-    s.tokens.push_back(event.token);
-    if (std::ranges::find(s.request.stop_tokens, event.token) != s.request.stop_tokens.end()) event.finish = Finish::stop;
-    else if (std::ssize(s.tokens) == s.prompt() + s.request.max_tokens) event.finish = Finish::length;
-  });
-  counters_.generated_tokens += std::ssize(drawing_);
-  for (std::size_t i = 0; i < drawing_.size(); ++i)
-    if (events_[i].finish != Finish::none) end(drawing_[i]->id);
 }
 
 }  // namespace finback::infer

@@ -7,6 +7,7 @@
 // One thread calls. Memory is reserved when the engine is made and when a request is submitted. A server puts its queues around this.
 #pragma once
 
+#include "infer/draft_length.h"
 #include "infer/loaded_model.h"
 #include "infer/page_pool.h"
 #include "infer/sampler.h"
@@ -31,7 +32,7 @@ struct Request {
 
 enum class Finish { none, stop, length };
 
-// One new token of an answer. The spans hold until the next step.
+// One new token of an answer; with guesses that held there are several in a step, in order. The spans hold until the next step.
 struct Event {
   RequestId id = 0;
   std::int32_t token = 0;
@@ -47,11 +48,15 @@ struct EngineOptions {
   std::int64_t max_step_tokens = 512;    // rows of a step, at least max_batch
   std::int64_t cache_bytes = 256 << 20;  // of pages; room for one sequence of max_positions at least
   bool reuse_prefixes = true;
+  // Tokens that the model's first MTP module may guess ahead, as many as pay (draft_length.h); 0: none. A guess is kept if and only if it
+  // is what the main model draws, so that answers are token for token those without.
+  std::int64_t max_drafts = 0;
 };
 
 struct EngineCounters {
   std::int64_t steps = 0, rows = 0;  // rows: tokens that went through the model, for the first time or again
   std::int64_t prompt_tokens = 0, reused_tokens = 0, generated_tokens = 0, preemptions = 0;
+  std::int64_t drafted_tokens = 0, accepted_tokens = 0;  // guesses that were verified, and those that held
   std::int64_t waiting = 0, running = 0, pages = 0, pages_held = 0;
 };
 
@@ -79,9 +84,15 @@ class Engine {
   void share_rows();
   void take_pages();
   void preempt(std::size_t running);
+  void clear_batch();
   void forward();
-  void publish(Sequence& s);
   void draw();
+  void draw(Sequence& s, Sampler& sampler);
+  void settle();
+  void publish(Sequence& s);
+  void follow();
+  bool continue_guesses();
+  void guess();
   void end(RequestId id);
   void give_back(Sequence& s);
 
@@ -93,19 +104,21 @@ class Engine {
   kernels::Context context_;
   model::Decoder decoder_;
   std::vector<core::Mat> cache_;  // a layer each
-  core::Mat logits_BW_;
+  core::Mat logits_BW_, draft_logits_BW_;
   std::vector<Sampler> samplers_;  // a thread each
 
   std::deque<Owned> waiting_;   // the oldest first
   std::vector<Owned> running_;  // the oldest first
   std::vector<Owned> ended_;    // by the last step, whose events speak of them
   RequestId last_id_ = 0;
+  DraftLength draft_length_;
   EngineCounters counters_;
 
   // Of a step.
-  std::vector<std::int32_t> ids_, wanted_;
+  std::vector<std::int32_t> ids_, wanted_, hidden_rows_;
   std::vector<kernels::PagedSegment> segments_;
-  std::vector<Sequence*> drawing_;
+  std::vector<Sequence*> drawing_, guessing_;
+  std::int64_t verified_ = 0;  // guesses of an answer, at most
   std::vector<Event> events_;
 };
 

@@ -6,13 +6,14 @@
 
 namespace finback::infer {
 
-EngineOptions for_one_answer(const LoadedModel& model, std::int64_t positions) {
+EngineOptions for_one_answer(const LoadedModel& model, std::int64_t positions, std::int64_t max_drafts) {
   const std::int64_t pages = (positions + kernels::kPage - 1) / kernels::kPage;
   return {.max_positions = std::max<std::int64_t>(positions, 2),
           .max_batch = 1,
           .max_step_tokens = std::min<std::int64_t>(positions, 512),
-          .cache_bytes = pages * model::page_bytes(model.config(), model.precision().storage),
-          .reuse_prefixes = false};
+          .cache_bytes = pages * model::page_bytes(model.config(), model.precision().storage, max_drafts > 0),
+          .reuse_prefixes = false,
+          .max_drafts = max_drafts};
 }
 
 Generated generate(Engine& engine, Request request, const std::function<bool(std::int32_t)>& on_token) {

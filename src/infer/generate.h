@@ -8,7 +8,7 @@
 namespace finback::infer {
 
 // An engine for one sequence of up to `positions` tokens.
-EngineOptions for_one_answer(const LoadedModel& model, std::int64_t positions);
+EngineOptions for_one_answer(const LoadedModel& model, std::int64_t positions, std::int64_t max_drafts = 0);
 
 struct Generated {
   std::int64_t prompt_tokens = 0, tokens = 0;

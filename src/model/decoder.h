@@ -10,8 +10,8 @@
 
 namespace finback::model {
 
-// Bytes of one page of the latent cache, all main layers.
-std::int64_t page_bytes(const ModelConfig& config, core::DType storage);
+// Bytes of one page of the latent cache, all main layers and, with_drafts, the first MTP module.
+std::int64_t page_bytes(const ModelConfig& config, core::DType storage, bool with_drafts = false);
 
 struct RaggedBatch {
   std::span<const std::int32_t> ids;                // [T]
@@ -26,6 +26,7 @@ class Decoder {
     std::int64_t max_tokens = 0;  // of a batch
     std::int64_t max_wanted = 0;
     std::int64_t max_positions = 0;  // of a sequence
+    bool drafts = false;             // draft() will be called: the model has an MTP module
   };
   // Bytes it will reserve.
   static std::int64_t memory_needed(const ModelConfig& config, const Options& options);
@@ -36,6 +37,12 @@ class Decoder {
   // row for each wanted one. Allocates nothing.
   void forward(const kernels::Context& ctx, const SlabBuffers& weights, const AbsorbedWeights& absorbed, std::span<const core::Mat> cache,
                const RaggedBatch& batch, core::Mat logits_TW);
+
+  // The first MTP module on rows whose successors are known [V3 §2.2]: batch.ids holds the token after each row's, and hidden_rows which
+  // row of the call before it continues: of forward()'s rows, or of draft()'s wanted ones, for guesses further ahead. cache is the module's
+  // layer. logits_TW: of the token after next, for each wanted row.
+  void draft(const kernels::Context& ctx, const SlabBuffers& weights, const AbsorbedWeights& absorbed, core::Mat cache,
+             const RaggedBatch& batch, std::span<const std::int32_t> hidden_rows, core::Mat logits_TW);
 
   // Experts that any token went to, over all layers and calls so far: the weights that were read.
   std::int64_t experts_read() const;

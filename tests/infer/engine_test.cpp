@@ -95,7 +95,8 @@ EngineCounters play(const LoadedModel& model, core::Team& team, const Play& play
   EngineOptions o{.max_positions = kPositions};
   o.max_batch = dice.between(1, 8);
   o.max_step_tokens = o.max_batch + (dice.one_in(3) ? 0 : dice.between(0, 200));
-  o.cache_bytes = model::page_bytes(model.config(), model.precision().storage) * dice.between(5, 16);
+  o.max_drafts = dice.one_in(2) ? dice.between(1, 4) : 0;
+  o.cache_bytes = model::page_bytes(model.config(), model.precision().storage, o.max_drafts > 0) * dice.between(5, 16);
   o.reuse_prefixes = !dice.one_in(4);
   Engine engine(model, team, o);
 
@@ -145,13 +146,17 @@ TEST_P(EngineTest, EveryScheduleHasTheLogitsOfEachRequestAlone) {
   std::vector<Answer> answers;
   for (const Request& r : all) answers.push_back(alone(model_, one_, r));
   const char* wanted = std::getenv("FINBACK_SCHEDULES");
-  const std::int64_t schedules = wanted ? std::atoll(wanted) : 8;
-  std::int64_t preemptions = 0, reused = 0;
+  const std::int64_t schedules = wanted ? std::atoll(wanted) : 20;
+  std::int64_t preemptions = 0, reused = 0, drafted = 0, accepted = 0;
   for (std::int64_t i = 0; i < schedules && !HasFailure(); ++i) {
     const EngineCounters c = play(model_, i % 2 ? one_ : two_, {all, answers}, static_cast<std::uint64_t>(i));
     preemptions += c.preemptions;
     reused += c.reused_tokens;
+    drafted += c.drafted_tokens;
+    accepted += c.accepted_tokens;
   }
+  EXPECT_GT(drafted, accepted);
+  EXPECT_GT(accepted, 0);
   EXPECT_GT(preemptions, 0);
   EXPECT_GT(reused, 0);
 }
@@ -210,6 +215,23 @@ TEST_P(EngineTest, ACancelledRequestIsGoneBeforeTheNextStep) {
   engine.cancel(second);  // ended already
 }
 
+// With a bias that leaves one token every guess holds.
+TEST_P(EngineTest, GuessesThatHoldSaveSteps) {
+  Engine engine(model_, two_, {.max_positions = kPositions, .max_drafts = 3});
+  engine.submit({.prompt = {1, 2, 3}, .max_tokens = 33, .sample = {.logit_bias = {{9, 100.0f}}}});
+  std::int64_t tokens = 0;
+  while (!engine.idle())
+    for (const Event& e : engine.step()) {
+      EXPECT_EQ(e.token, 9);
+      EXPECT_EQ(e.finish, ++tokens == 33 ? Finish::length : Finish::none);
+    }
+  const EngineCounters c = engine.counters();
+  EXPECT_EQ(tokens, 33);
+  EXPECT_EQ(c.steps, 9);  // one for the prompt, then four tokens each
+  EXPECT_EQ(c.accepted_tokens, 24);
+  EXPECT_EQ(c.drafted_tokens, 24);
+}
+
 TEST_P(EngineTest, LogProbabilitiesAreOfTheModelsOwnLogits) {
   Engine engine(model_, one_, {.max_positions = kPositions});
   engine.submit({.prompt = {1, 2, 3}, .max_tokens = 3, .sample = {.temperature = 0, .logit_bias = {{9, 100.0f}}}, .top_logprobs = 101});
@@ -246,7 +268,8 @@ TEST_P(EngineTest, WhatCannotBeAnsweredIsRefused) {
   for (const EngineOptions& o : {EngineOptions{.max_positions = 1},
                                  {.max_positions = 1 << 20},
                                  {.max_positions = 100, .max_batch = 9, .max_step_tokens = 8},
-                                 {.max_positions = 100, .cache_bytes = 100}})
+                                 {.max_positions = 100, .cache_bytes = 100},
+                                 {.max_positions = 100, .max_drafts = 17}})
     EXPECT_THROW(Engine(model_, one_, o), core::Error);
 }
 
