@@ -165,6 +165,7 @@ double ServeSpeed::bound_seconds() const {
 std::vector<ServeSpeed> bench_decode(const ServeBenchOptions& o) {
   Bench bench(o);
   std::vector<ServeSpeed> speeds;
+  speeds.reserve(o.context.size() * o.batch.size());
   for (const std::int64_t context : o.context)
     for (const std::int64_t batch : o.batch) speeds.push_back(bench.decode(batch, context));
   return speeds;
@@ -173,6 +174,7 @@ std::vector<ServeSpeed> bench_decode(const ServeBenchOptions& o) {
 std::vector<ServeSpeed> bench_prefill(const ServeBenchOptions& o) {
   Bench bench(o);
   std::vector<ServeSpeed> speeds;
+  speeds.reserve(o.context.size());
   for (const std::int64_t context : o.context) speeds.push_back(bench.prefill(context));
   return speeds;
 }
