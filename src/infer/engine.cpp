@@ -172,6 +172,7 @@ bool Engine::begin(Sequence& s) {
     return false;
   }
   counters_.reused_tokens += s.cached;
+  if (s.reused < 0) s.reused = s.cached;
   return true;
 }
 
@@ -280,7 +281,7 @@ void Engine::draw(Sequence& s, Sampler& sampler) {
   for (std::int64_t i = 0; s.finish == Finish::none; ++i) {
     const std::span<const float> logits(logits_BW_.row<float>(s.first_wanted + i), static_cast<std::size_t>(logits_BW_.cols));
     Event& event = events_[static_cast<std::size_t>(s.first_wanted + i)];
-    event = {.id = s.id, .token = sampler.draw(logits, r.sample, s.tokens, s.prompt()), .logits = logits};
+    event = {.id = s.id, .token = sampler.draw(logits, r.sample, s.tokens, s.prompt()), .logits = logits, .reused_tokens = s.reused};
     if (r.top_logprobs >= 0) {
       const auto n = static_cast<std::size_t>(r.top_logprobs);
       event.logprob = log_probability(logits, event.token);

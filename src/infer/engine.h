@@ -40,6 +40,7 @@ struct Event {
   std::span<const float> logits;  // that it was drawn from, before bias and penalties
   double logprob = 0;
   std::span<const TokenProbability> top = {};
+  std::int64_t reused_tokens = 0;  // of the prompt, whose latents were there when the request was admitted for the first time
 };
 
 struct EngineOptions {

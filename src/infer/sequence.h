@@ -14,6 +14,7 @@ struct Engine::Sequence {
   std::int64_t cached = 0;
   std::int64_t published = 0;                  // pages, from the first
   PagePool::Prefix prefix = PagePool::kStart;  // that ends with the last of them
+  std::int64_t reused = -1;                    // tokens of the prompt, when first admitted; −1: not yet
   std::vector<std::int32_t> drafts;            // guesses of the tokens after tokens.back()
   std::int64_t rows = 0;                       // of this step: pending tokens, then guesses
   std::int64_t first_row = 0, first_wanted = 0;

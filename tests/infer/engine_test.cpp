@@ -198,7 +198,8 @@ TEST_P(EngineTest, TheNextTurnReusesThePagesOfThisOne) {
     for (const Event& e : engine.step()) prompt.push_back(e.token);
   prompt.push_back(5);
   engine.submit({.prompt = prompt, .max_tokens = 1});
-  while (!engine.idle()) engine.step();
+  while (!engine.idle())
+    for (const Event& e : engine.step()) EXPECT_EQ(e.reused_tokens, 3 * kernels::kPage);
   EXPECT_EQ(engine.counters().reused_tokens, 3 * kernels::kPage);  // the reply's too: 199 tokens were in pages
   EXPECT_EQ(engine.counters().prompt_tokens, 130 + 201);
 }
