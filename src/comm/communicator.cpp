@@ -99,6 +99,9 @@ void Request::wait() {
   constexpr int kLooks = 200;
   constexpr double kYielding = 2e-3;
   double begin = 0;
+  if (poll()) return;
+  Shared& shared = *shared_;
+  const double waits_from = core::seconds_now(), exchanged = shared.times.exchange;
   for (int i = 0; !poll(); ++i) {
     if (i < kLooks) continue;
     if (operation_->since != begin) i = 0;  // something moved
@@ -106,6 +109,7 @@ void Request::wait() {
     if (operation_->checked - begin < kYielding) std::this_thread::yield();
     else std::this_thread::sleep_for(std::chrono::microseconds(50));
   }
+  shared.times.waiting += core::seconds_now() - waits_from - (shared.times.exchange - exchanged);
 }
 
 Communicator::Communicator(Transport& transport, const Options& options)
@@ -323,6 +327,8 @@ std::span<std::byte> Communicator::shared_memory(std::int64_t bytes) {
 }
 
 void Communicator::set_phase(std::string_view phase) { shared_->transport.set_phase(phase); }
+
+Times Communicator::times() const { return shared_->times; }
 
 bool Communicator::has_plain_all_to_all() const { return shared_->transport.has_plain_all_to_all(); }
 void Communicator::plain_all_to_all(std::span<const std::byte> send, std::span<std::byte> receive) {

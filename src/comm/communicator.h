@@ -46,6 +46,12 @@ struct Options {
   bool shared_memory = true;  // between processes of one machine; else all goes through MPI
 };
 
+// What a rank spent beside its own work, in seconds since the start.
+struct Times {
+  double waiting = 0;   // for others, with nothing moving
+  double exchange = 0;  // moving messages, while it waited or between tasks
+};
+
 class Communicator {
  public:
   // Of all ranks of the transport, which outlives it.
@@ -90,6 +96,7 @@ class Communicator {
   std::span<std::byte> shared_memory(std::int64_t bytes);
   // What this rank does from here on, as others will read it where this one stalls or dies; the first 31 bytes are kept.
   void set_phase(std::string_view phase);
+  Times times() const;
   // For bench exchange, of all ranks of the job: the blocking all-to-all of the library beneath, the same bytes to each rank.
   bool has_plain_all_to_all() const;
   void plain_all_to_all(std::span<const std::byte> send, std::span<std::byte> receive);

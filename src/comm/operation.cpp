@@ -64,7 +64,10 @@ bool Operation::advance(Shared& shared) {
 bool Shared::progress() {
   if (failure) std::rethrow_exception(failure);
   try {
-    return transport.progress();
+    const double begin = core::seconds_now();
+    const bool moved = transport.progress();
+    if (moved) times.exchange += core::seconds_now() - begin;
+    return moved;
   } catch (...) {
     lost = true;
     throw;

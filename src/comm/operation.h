@@ -41,6 +41,7 @@ struct Shared {
   std::vector<std::unique_ptr<Operation>> plain, float_sums, bf16_sums;  // operations, of one type each, kept for the next
   std::vector<std::byte> gathered;
   bool lost = false;  // an error was thrown, or a request went unfinished
+  Times times;
 
   template <class T>
   T& take(std::vector<std::unique_ptr<Operation>>& pool) {

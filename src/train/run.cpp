@@ -37,7 +37,8 @@ class Run {
         checkpoints_(run.output.dir + "/checkpoints"),
         good_(begin()),
         writer_(checkpoints_, run.checkpoint.keep, parts_.content, snapshot_, good_),
-        monitor_(facts(), options.ceiling_flops, counters().step) {}
+        monitor_(facts(), options.ceiling_flops, counters().step),
+        stragglers_(work_of_ranks()) {}
 
   Exit go();
 
@@ -62,6 +63,12 @@ class Run {
   void save_for_good();
   void summarise(bool finished) const;
   std::string loss_bits() const;
+  // Of each rank: the place in the pipeline, whose ranks do the same.
+  std::vector<int> work_of_ranks() const {
+    std::vector<int> places;
+    for (int r = 0; parts_.member && r < parts_.ranks()->size(); ++r) places.push_back(parts_.member->mesh().at(r).pp);
+    return places;
+  }
 
   const double started_ = core::seconds_now();
   RunParts parts_;
@@ -71,6 +78,7 @@ class Run {
   CheckpointWriter writer_;
   Monitor monitor_;
   StopSignals signals_;
+  Stragglers stragglers_;
   std::int64_t failures_seen_ = 0, saved_step_ = -1;
   std::optional<Evaluation> last_evaluation_;
   bool memory_told_ = false;
@@ -147,6 +155,9 @@ void Run::one_step() {
   losses_ = XXH3_64bits_withSeed(&report.loss, sizeof report.loss, losses_);
   if (!memory_told_) tell_memory();
   handle(report);
+  if (!report.rank_times.empty())
+    for (const Stragglers::Slow& slow : stragglers_.add(report.rank_times))
+      monitor_.event(report.step, describe(slow, parts_.ranks()->name(slow.rank)), /*warn=*/true);
   if (report.outcome == StepOutcome::rollback_wanted) return;
   monitor_.step(report, counters().tokens, core::seconds_now() - begin);
   const std::int64_t step = counters().step;

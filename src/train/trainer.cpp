@@ -1,5 +1,6 @@
 #include "train/trainer.h"
 
+#include "core/clock.h"
 #include "core/error.h"
 #include "train/recipe.h"
 
@@ -137,6 +138,24 @@ MemoryByKind Trainer::memory() const {
 
 StepReport Trainer::step() {
   const core::SpanScope span(spans_, "step");
+  if (!member_) return compute_step();
+  const double begin = core::seconds_now();
+  const comm::Times before = member_->world().times();
+  StepReport report = compute_step();
+  gather_times(begin, before);
+  report.rank_times = rank_times_;
+  return report;
+}
+
+void Trainer::gather_times(double begin, const comm::Times& before) {
+  const comm::Times now = member_->world().times();
+  RankTime mine{.waiting = now.waiting - before.waiting, .exchange = now.exchange - before.exchange};
+  mine.compute = core::seconds_now() - begin - mine.waiting - mine.exchange;
+  rank_times_.resize(static_cast<std::size_t>(member_->world().size()));
+  member_->world().all_gather(std::as_bytes(std::span(&mine, 1)), std::as_writable_bytes(std::span(rank_times_)));
+}
+
+StepReport Trainer::compute_step() {
   Counters& counters = state_.counters;
   const std::int64_t step = counters.step;
   const std::int64_t sequences = batch_size(run_, step);

@@ -6,6 +6,7 @@
 #include "parallel/pipeline.h"
 #include "train/as_layout.h"
 #include "train/state.h"
+#include "train/stragglers.h"
 
 #include <cstdint>
 #include <functional>
@@ -38,6 +39,7 @@ struct StepReport {
   bool recomputed = false;                    // the first result was NaN or infinite, or guard.recheck_every says so
   std::vector<int> suspects;                  // … and the second had other bits: the ranks where it did (0: of one process)
   std::span<const std::int64_t> expert_load;  // [blocks · E], until the next step
+  std::span<const RankTime> rank_times;       // [ranks], likewise; of one process: none
 };
 
 class Trainer {
@@ -76,6 +78,8 @@ class Trainer {
   std::uint64_t fingerprint() const;
   void describe_experts(StepReport& report) const;
   StepOutcome judge(StepReport& report);
+  StepReport compute_step();
+  void gather_times(double begin, const comm::Times& before);
 
   const RunConfig run_;
   const model::ModelConfig config_;
@@ -93,6 +97,7 @@ class Trainer {
   core::Arena scratch_, batch_arena_;
   std::span<std::int32_t> inputs_, targets_;  // of the largest step
   model::LossSums sums_;
+  std::vector<RankTime> rank_times_;
   std::uint64_t bits_ = 0;       // of this rank's gradients and losses, before the ranks' are added; where they are compared
   std::vector<double> squares_;  // of each block row of each parameter
 };

@@ -221,7 +221,7 @@ void over_ranks(int n, const RunConfig& c, const RunOptions& options) {
 }
 
 TEST_F(RunTest, RanksSaveAndResumeAsOneProcessWould) {
-  const std::vector<std::string> layout{"parallel.pp=2", "parallel.dp=2", "parallel.ep=2", "parallel.schedule=dualpipe",
+  const std::vector<std::string> layout{"parallel.pp=2",       "parallel.dp=2",       "parallel.ep=2", "parallel.schedule=dualpipe",
                                         "train.micro_batch=1", "train.global_batch=4"};
   EXPECT_EQ(run_training(config("one", layout), {.as_layout = true}), core::Exit::done);
   const RunConfig four = config("four", layout);
