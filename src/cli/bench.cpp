@@ -169,6 +169,12 @@ struct TrainOptions {
   bool no_mtp = false, json = false;
 };
 
+// Of the time in which tokens were on their way to their experts and back; null where they are not spread.
+boost::json::value hidden_share(const measure::TrainBench& r) {
+  if (r.exchange.in_flight <= 0) return nullptr;
+  return std::max(0.0, 1 - r.exchange.exposed / r.exchange.in_flight);
+}
+
 void bench_train(TrainOptions& o) {
   o.bench.mtp = !o.no_mtp;
   const std::optional<measure::TrainBench> measured = measure::bench_train(o.bench);
@@ -194,6 +200,10 @@ void bench_train(TrainOptions& o) {
                                                            {"dp", o.bench.layout.dp},
                                                            {"ep", o.bench.layout.ep},
                                                            {"schedule", o.bench.schedule},
+                                                           {"exchange_in_flight_s", r.exchange.in_flight},
+                                                           {"exchange_exposed_s", r.exchange.exposed},
+                                                           {"exchange_hidden_share", hidden_share(r)},
+                                                           {"copying_s", r.copying},
                                                            {"isa", r.isa},
                                                            {"tokens_per_s", r.tokens_per_s},
                                                            {"tokens_per_s_median", r.tokens_per_s_median},
@@ -214,6 +224,9 @@ void bench_train(TrainOptions& o) {
              100 * r.share_of_ceiling, r.ceiling_gflops);
   fmt::print("{}activations kept of a micro-batch: {} bytes, {} by the list of train --check\n", r.memory, r.activation_bytes,
              r.activation_bytes_computed);
+  if (r.exchange.in_flight > 0)
+    fmt::print("exchange of tokens, first rank: {:.3f} s in flight, of which {:.3f} s exposed ({:.0f} % hidden); {:.3f} s of copying\n",
+               r.exchange.in_flight, r.exchange.exposed, 100 * std::max(0.0, 1 - r.exchange.exposed / r.exchange.in_flight), r.copying);
   fmt::print("peak of the process {:.1f} MiB\n", static_cast<double>(r.peak_rss_bytes) / (1 << 20));
   if (!o.bench.trace.empty()) fmt::print("{}", measure::describe(r.parts));
 }
@@ -245,6 +258,11 @@ void add_bench_train(CLI::App& bench) {
   size("--pp", o->bench.layout.pp, "ranks of the pipeline: pp × dp are threads of this process, or those of a launcher");
   size("--dp", o->bench.layout.dp, "data-parallel ranks of each");
   size("--ep", o->bench.layout.ep, "ranks over which a layer's experts are spread");
+  command->add_option_function<double>(
+      "--link-gb-per-s", [o](double x) { o->bench.comm.link_bytes_per_second = 1e9 * x; },
+      "simulates a link at each rank, through which comes what others send");
+  command->add_option_function<double>(
+      "--link-delay-us", [o](double x) { o->bench.comm.link_delay = 1e-6 * x; }, "its delay (with --link-gb-per-s)");
   command->add_option("--schedule", o->bench.schedule, "of the pipeline")
       ->check(CLI::IsMember({"1f1b", "zb1p", "dualpipe", "dualpipev"}))
       ->capture_default_str();

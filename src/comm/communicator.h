@@ -44,12 +44,15 @@ struct Options {
   double timeout = 600;       // seconds that a rank waits without anything moving before it gives up
   bool checksums = false;     // every message is followed by its XXH3-64, and one that changed on its way ends the job
   bool shared_memory = true;  // between processes of one machine; else all goes through MPI
+  // A link that is simulated at each rank: what arrives from others is held back as if it had come through it. 0: none.
+  double link_bytes_per_second = 0, link_delay = 0;
 };
 
 // What a rank spent beside its own work, in seconds since the start.
 struct Times {
   double waiting = 0;   // for others, with nothing moving
   double exchange = 0;  // moving messages, while it waited or between tasks
+  double arrival = 0;   // core::seconds_now() at which the last request to finish had all it waited for
 };
 
 class Communicator {

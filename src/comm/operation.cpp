@@ -2,6 +2,7 @@
 
 #include <xxhash.h>
 
+#include <algorithm>
 #include <thread>
 
 namespace finback::comm {
@@ -18,11 +19,11 @@ void Operation::begin(std::size_t count) {
   messages.reserve(count);  // checksums are sent from within
   open = 0;
   in_use = true;
-  since = checked = 0;
+  since = checked = arrival = 0;
 }
 
 void Operation::send(Shared& shared, int to, int tag, std::span<const std::byte> bytes) {
-  messages.push_back({-1, -1, to, {}, 0});
+  messages.push_back({-1, -1, to, {}, 0, -1});
   Message& m = messages.back();
   m.content = shared.transport.send(to, tag, bytes);
   if (!shared.options.checksums || bytes.empty()) return;
@@ -31,7 +32,8 @@ void Operation::send(Shared& shared, int to, int tag, std::span<const std::byte>
 }
 
 void Operation::receive(Shared& shared, int from, int tag, std::span<std::byte> bytes) {
-  messages.push_back({-1, -1, from, {}, 0});
+  const bool on_link = shared.options.link_bytes_per_second > 0 && from != shared.transport.rank();
+  messages.push_back({-1, -1, from, {}, 0, on_link ? std::ssize(bytes) : -1});
   Message& m = messages.back();
   m.content = shared.transport.receive(from, tag, bytes);
   if (!shared.options.checksums || bytes.empty()) return;
@@ -44,9 +46,13 @@ bool Operation::advance(Shared& shared) {
   bool all = true;
   for (std::size_t i = open; i < messages.size(); ++i) {
     Message& m = messages[i];
-    if (m.content >= 0 && t.finished(m.content)) m.content = -1;
+    if (m.content >= 0 && t.finished(m.content)) {
+      m.content = -1;
+      m.arrival = m.on_link >= 0 ? shared.through_link(m.on_link) : core::seconds_now();
+      arrival = std::max(arrival, m.arrival);
+    }
     if (m.sum >= 0 && t.finished(m.sum)) m.sum = -1;
-    if (m.content >= 0 || m.sum >= 0) {
+    if (m.content >= 0 || m.sum >= 0 || (m.on_link >= 0 && m.arrival > core::seconds_now())) {
       all = false;
       continue;
     }
@@ -74,6 +80,11 @@ bool Shared::progress() {
   }
 }
 
+double Shared::through_link(std::int64_t bytes) {
+  link_free = std::max(link_free, core::seconds_now()) + static_cast<double>(bytes) / options.link_bytes_per_second;
+  return link_free + options.link_delay;
+}
+
 bool Shared::poll(Operation& o) {
   try {
     const bool moved = progress();
@@ -81,6 +92,7 @@ bool Shared::poll(Operation& o) {
       if (!o.next(*this)) continue;
       if (o.checked != o.since) transport.set_waiting_for(-1);
       o.in_use = false;
+      times.arrival = o.arrival;
       return true;
     }
     if (moved || o.since == 0) {

@@ -25,12 +25,15 @@ struct Operation {
     int peer;
     std::span<const std::byte> received;  // to be verified
     std::uint64_t checksum;
+    std::int64_t on_link;  // bytes that come through the simulated link; −1: none
+    double arrival = 0;    // by it
   };
   std::vector<Message> messages;
   std::size_t open = 0;  // the first message that may be unfinished
   bool in_use = false;
   double since = 0;  // of the first poll in which nothing moved; 0: not yet
   double checked = 0;
+  double arrival = 0;  // of the last message
 };
 
 struct Shared {
@@ -51,6 +54,9 @@ struct Shared {
     return static_cast<T&>(*pool.back());
   }
   bool progress();
+  // When a message that is here now has come through the simulated link, behind those before it.
+  double through_link(std::int64_t bytes);
+  double link_free = 0;
   // True once the operation is finished, which then is free again.
   bool poll(Operation& operation);
 };

@@ -51,6 +51,8 @@ struct Timed {
   std::vector<double> seconds;
   train::MemoryByKind memory;
   std::int64_t activation_bytes = 0;
+  parallel::ExchangeTimes exchange;
+  double copying = 0;
 };
 
 Timed time_steps(const TrainBenchOptions& o, const train::RunConfig& run, const model::ModelConfig& config, core::Spans* spans,
@@ -69,11 +71,16 @@ Timed time_steps(const TrainBenchOptions& o, const train::RunConfig& run, const 
   trainer.state().initialise(config, 1, trainer.context());
   trainer.step();
   Timed timed;
+  const parallel::ExchangeTimes before = trainer.exchange_times();
+  const double copied = ranks ? ranks->times().exchange : 0;
   for (std::int64_t s = 0; s < o.steps; ++s) {
     const double begin = core::seconds_now();
     trainer.step();
     timed.seconds.push_back(core::seconds_now() - begin);
   }
+  const parallel::ExchangeTimes after = trainer.exchange_times();
+  timed.exchange = {after.in_flight - before.in_flight, after.exposed - before.exposed};
+  timed.copying = ranks ? ranks->times().exchange - copied : 0;
   timed.memory = trainer.memory();
   timed.activation_bytes = trainer.activation_bytes();
   return timed;
@@ -108,7 +115,7 @@ std::optional<TrainBench> bench_train(const TrainBenchOptions& o) {
   } else {
     std::mutex mutex;
     first_here = false;
-    comm::run_ranks(comm::under_launcher() ? 1 : ranks, {}, [&](comm::Communicator& world) {
+    comm::run_ranks(comm::under_launcher() ? 1 : ranks, o.comm, [&](comm::Communicator& world) {
       const bool first = world.rank() == 0;
       Timed mine = time_steps(o, run, config, first && spans ? &*spans : nullptr, &world);
       const std::lock_guard lock(mutex);
@@ -126,6 +133,8 @@ std::optional<TrainBench> bench_train(const TrainBenchOptions& o) {
   result.ceiling_gflops = std::max(result.ceiling_gflops, ceiling());
   result.share_of_ceiling = result.tokens_per_s * result.model_flops_per_token / 1e9 / result.ceiling_gflops;
 
+  result.exchange = timed[0].exchange;
+  result.copying = timed[0].copying;
   result.activation_bytes = timed[0].activation_bytes;
   result.activation_bytes_computed = model::kept_bytes_per_token(config, precision, storage) * run.train.micro_batch * o.seq_len;
   result.peak_rss_bytes = train::peak_resident_bytes();

@@ -3,6 +3,7 @@
 
 #include "core/machine.h"
 #include "measure/step_parts.h"
+#include "parallel/expert_exchange.h"
 #include "parallel/mesh.h"
 
 #include <cstdint>
@@ -19,6 +20,7 @@ struct TrainBenchOptions {
   int threads = core::this_machine().cores;  // of all ranks of this machine together
   parallel::Layout layout;                   // more ranks than one: as threads of this process, or those of a launcher
   std::string schedule = "1f1b";
+  comm::Options comm;
   std::string trace;  // a file for the spans of every step; empty: none are recorded
 };
 
@@ -31,6 +33,9 @@ struct TrainBench {
   std::int64_t peak_rss_bytes = 0, accounted_bytes = 0;  // of the ranks in this process
   // Kept from forward to backward of one micro-batch: what was taken, and the sum of the list in model/kept.h.
   std::int64_t activation_bytes = 0, activation_bytes_computed = 0;
+  // Of the first rank and the steps measured, in seconds: the exchange of spread experts' tokens (0 without), and all that moved messages.
+  parallel::ExchangeTimes exchange;
+  double copying = 0;
   std::string memory;  // by kind, of the first rank
   StepParts parts;     // of the fastest step, with a trace
 };

@@ -1,6 +1,9 @@
 #include "parallel/expert_exchange.h"
 
+#include "core/clock.h"
 #include "core/error.h"
+
+#include <algorithm>
 
 namespace finback::parallel {
 namespace {
@@ -34,12 +37,23 @@ void ExpertExchange::start(Stream stream, core::ConstMat send, std::span<const s
     to_[r] = rows_to[r] * row_bytes;
     from_[r] = rows_from[r] * row_bytes;
   }
-  under_way_[stream].push_back(group_.start_all_to_all(bytes_of<const std::byte>(send), to_, bytes_of<std::byte>(receive), from_));
+  const double now = core::seconds_now();
+  under_way_[stream].push_back({group_.start_all_to_all(bytes_of<const std::byte>(send), to_, bytes_of<std::byte>(receive), from_), now});
 }
 
+// Several matrices that travel together count once.
 void ExpertExchange::wait(Stream stream) {
-  for (comm::Request& request : under_way_[stream]) request.wait();
-  under_way_[stream].clear();
+  auto& requests = under_way_[stream];
+  if (requests.empty()) return;
+  const double begin = core::seconds_now();
+  double arrival = 0;
+  for (UnderWay& u : requests) {
+    u.request.wait();
+    arrival = std::max(arrival, group_.times().arrival);
+  }
+  times_.in_flight += arrival - requests.front().since;
+  times_.exposed += core::seconds_now() - begin;
+  requests.clear();
 }
 
 }  // namespace finback::parallel

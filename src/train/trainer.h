@@ -62,6 +62,8 @@ class Trainer {
   StepReport step();
 
   TrainState& state() { return state_; }
+  // So far, of the tokens of spread experts; zeros where they are not.
+  parallel::ExchangeTimes exchange_times() const { return exchange_ ? exchange_->times() : parallel::ExchangeTimes{}; }
   // Forward and losses of a micro-batch without training; all ranks of a pipeline together.
   void evaluate(const model::MicroBatch& batch, bool with_mtp, model::LossSums& sums);
   kernels::Context context() { return {kernels_, team_, scratch_, spans_}; }

@@ -2,6 +2,8 @@
 #include "comm/threads.h"
 
 #include "core/clock.h"
+
+#include "core/clock.h"
 #include "core/team.h"
 #include "tests/comm/collectives.h"
 
@@ -156,6 +158,24 @@ TEST(Threads, ARequestGivenUp) {
     c.barrier();
   });
   EXPECT_TRUE(holds(text, "given up")) << text;
+}
+
+// What comes through a simulated link is there when the link has had time for it, one message behind the other.
+TEST(Threads, ALinkHoldsBackWhatComesThroughIt) {
+  run_threads(2, {.timeout = 60, .link_bytes_per_second = 1e8, .link_delay = 2e-3}, [](Communicator& c) {
+    std::vector<std::byte> out(500'000), in(1'000'000);
+    const std::vector<std::int64_t> counts{250'000, 250'000};
+    c.barrier();
+    const double begin = core::seconds_now();
+    Request first = c.start_all_to_all(out, counts, std::span(in).first(500'000), counts);
+    Request second = c.start_all_to_all(out, counts, std::span(in).last(500'000), counts);
+    first.wait();
+    EXPECT_GE(core::seconds_now() - begin, 4.5e-3);
+    second.wait();
+    EXPECT_GE(core::seconds_now() - begin, 7e-3);
+    EXPECT_GE(c.times().arrival - begin, 7e-3);
+    EXPECT_GT(c.times().waiting, 0);
+  });
 }
 
 }  // namespace
