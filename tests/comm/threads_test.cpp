@@ -2,8 +2,6 @@
 #include "comm/threads.h"
 
 #include "core/clock.h"
-
-#include "core/clock.h"
 #include "core/team.h"
 #include "tests/comm/collectives.h"
 
