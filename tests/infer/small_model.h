@@ -5,6 +5,7 @@
 #include "infer/loaded_model.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <string>
@@ -17,7 +18,7 @@ class SmallModel {
  public:
   // torch_dtype: bfloat16 or float32.
   SmallModel(const std::string& name, const std::string& torch_dtype, core::Team& team, std::int64_t q_lora_rank = 24)
-      : folder_(testing::TempDir() + "/infer_" + name + "_" + torch_dtype) {
+      : folder_(fmt::format("{}/infer_{}_{}_{}", testing::TempDir(), name, torch_dtype, ::getpid())) {
     model::ModelConfig c = model::read_config(FINBACK_SOURCE_DIR "/configs/models/tiny.json");
     c.num_hidden_layers = 3;
     c.hidden_size = 64;
