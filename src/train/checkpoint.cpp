@@ -177,29 +177,33 @@ void point_latest(const std::string& directory, const std::string& name) {
 // ---- Snapshot
 
 namespace {
-void take_snapshot(core::Arena& arena, const model::ParameterList& list, model::Precision precision, core::DType moments,
-                   model::SlabBuffers& master, model::SlabBuffers& m, model::SlabBuffers& v) {
+void take_snapshot(core::Arena& arena, const model::ParameterList& list, model::Precision precision, core::DType moments, bool with_ema,
+                   model::SlabBuffers& master, model::SlabBuffers& m, model::SlabBuffers& v, model::SlabBuffers& ema) {
   master = model::take_slabs(arena, list, precision.accumulator);
   m = model::take_slabs(arena, list, moments, /*trained_only=*/true);
   v = model::take_slabs(arena, list, moments, /*trained_only=*/true);
+  if (with_ema) ema = model::take_slabs(arena, list, precision.accumulator);
 }
 }  // namespace
 
-std::int64_t Snapshot::bytes_needed(const model::ParameterList& list, model::Precision precision, core::DType moments) {
+std::int64_t Snapshot::bytes_needed(const model::ParameterList& list, model::Precision precision, core::DType moments, bool with_ema) {
   core::Arena count = core::Arena::counting();
-  model::SlabBuffers master, m, v;
-  take_snapshot(count, list, precision, moments, master, m, v);
+  model::SlabBuffers master, m, v, ema;
+  take_snapshot(count, list, precision, moments, with_ema, master, m, v, ema);
   return count.high_water();
 }
 
-Snapshot::Snapshot(const model::ParameterList& list, model::Precision precision, core::DType moments)
-    : arena_("snapshot", bytes_needed(list, precision, moments)) {
-  take_snapshot(arena_, list, precision, moments, master, m, v);
+Snapshot::Snapshot(const model::ParameterList& list, model::Precision precision, core::DType moments, bool with_ema)
+    : arena_("snapshot", bytes_needed(list, precision, moments, with_ema)) {
+  take_snapshot(arena_, list, precision, moments, with_ema, master, m, v, ema);
 }
 
 void Snapshot::send_share(const TrainState& state, parallel::Member& member) {
   member.world().set_phase("save");
   for (const model::SlabBuffers* share : {&state.master, &state.m, &state.v}) member.collect(*share, nullptr);
+  if (!state.ema) return;
+  state.ema->wait();
+  member.collect(state.ema->values(), nullptr);
 }
 
 void Snapshot::copy(const TrainState& state, const kernels::Context& ctx, parallel::Member* member) {
@@ -218,6 +222,10 @@ void Snapshot::copy(const TrainState& state, const kernels::Context& ctx, parall
   copy_one(state.master, master);
   copy_one(state.m, m);
   copy_one(state.v, v);
+  if (state.ema) {
+    state.ema->wait();
+    copy_one(state.ema->values(), ema);
+  }
   counters = state.counters;
 }
 
@@ -236,6 +244,7 @@ std::string write_checkpoint(const std::string& directory, const CheckpointConte
   write_tensors(folder, "train_state/master.safetensors", content.list, snapshot.master, manifest);
   write_tensors(folder, "train_state/exp_avg.safetensors", content.list, snapshot.m, manifest);
   write_tensors(folder, "train_state/exp_avg_sq.safetensors", content.list, snapshot.v, manifest);
+  if (!snapshot.ema.slabs.empty()) write_tensors(folder, "train_state/ema.safetensors", content.list, snapshot.ema, manifest);
   const json::object state = {
       {"format_version", kCheckpointFormat},     {"counters", to_json(snapshot.counters)},    {"seed", content.seed},
       {"model", model::to_json(content.config)}, {"provenance", to_json(content.provenance)}, {"run", content.run_toml}};
@@ -343,9 +352,16 @@ std::string read_checkpoint(const std::string& checkpoint, const CheckpointConte
   if (fields.count("seed") != content.seed && !options.quiet)
     core::warn("the checkpoint was written with seed {}, this run has {}", fields.count("seed"), content.seed);
   const std::string folder = checkpoint + "/train_state/";
+  if (state.ema) state.ema->wait();
   read_tensors(folder + "master.safetensors", state.owned, state.master);
   read_tensors(folder + "exp_avg.safetensors", state.owned, state.m);
   read_tensors(folder + "exp_avg_sq.safetensors", state.owned, state.v);
+  if (state.ema) {
+    const bool there = core::exists(folder + "ema.safetensors");
+    if (there) read_tensors(folder + "ema.safetensors", state.owned, state.ema->values());
+    else state.ema->restart();
+    if (!there && !options.quiet) core::warn("the checkpoint holds no moving average of the weights: it begins here");
+  }
   state.counters = counters_from(fields.object("counters"));
   return fields.text("run");
 }

@@ -3,6 +3,7 @@
 //
 //   step-00000200/  config.json  model.safetensors  tokenizer.json …
 //                   train_state/  state.json  master.safetensors  exp_avg.safetensors  exp_avg_sq.safetensors  manifest.json
+//                   [ema.safetensors]
 //
 // It is written as step-00000200.tmp, every file flushed, the manifest with the checksums last; then renamed, then the symbolic
 // link `latest` is replaced. A kill at any moment leaves the older checkpoints as they were.
@@ -30,8 +31,10 @@ struct Provenance {
 // The state of one moment, copied so that training goes on while it is written.
 class Snapshot {
  public:
-  Snapshot(const model::ParameterList& list, model::Precision precision, core::DType moments);
-  static std::int64_t bytes_needed(const model::ParameterList& list, model::Precision precision, core::DType moments);
+  // with_ema: of a state that keeps a moving average.
+  Snapshot(const model::ParameterList& list, model::Precision precision, core::DType moments, bool with_ema = false);
+  static std::int64_t bytes_needed(const model::ParameterList& list, model::Precision precision, core::DType moments,
+                                   bool with_ema = false);
 
   // Throws Error(numeric) if a weight or moment is NaN or infinite: no such state is ever kept as good.
   // Over ranks, rank 0 puts the shares of all together here, and the others call send_share().
@@ -39,7 +42,7 @@ class Snapshot {
   static void send_share(const TrainState& state, parallel::Member& member);
 
   Counters counters;
-  model::SlabBuffers master, m, v;
+  model::SlabBuffers master, m, v, ema;
 
  private:
   core::Arena arena_;

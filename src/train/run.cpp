@@ -33,7 +33,7 @@ class Run {
  public:
   Run(const RunConfig& run, const RunOptions& options)
       : parts_(run, options),
-        snapshot_(list(), precision_of(run), moments_of(run)),
+        snapshot_(list(), precision_of(run), moments_of(run), run.optimizer.ema_decay > 0),
         checkpoints_(run.output.dir + "/checkpoints"),
         good_(begin()),
         writer_(checkpoints_, run.checkpoint.keep, parts_.content, snapshot_, good_),

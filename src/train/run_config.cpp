@@ -99,6 +99,7 @@ const std::vector<Key>& keys() {
       number("optimizer", "eps", AT(optimizer.eps), 1e-30, 1, "AdamW"),
       number("optimizer", "weight_decay", AT(optimizer.weight_decay), 0, 100, "decoupled; matrices only"),
       number("optimizer", "grad_clip", AT(optimizer.grad_clip), 0, 1e9, "largest gradient norm; 0: no clipping"),
+      number("optimizer", "ema_decay", AT(optimizer.ema_decay), 0, 1, "of a moving average of the weights, kept in checkpoints; 0: none"),
       text("optimizer", "moments", AT(optimizer.moments), "bf16|fp32", "type of the two moments"),
 
       number("moe", "bias_update_speed", AT(moe.bias_update_speed), 0, 1, "of the gate's bias, each step"),

@@ -44,7 +44,7 @@ struct RunConfig {
     std::int64_t warmup_steps = 50, constant_steps = 0, decay_steps = 0, last_steps = 0;
     double last_lr = 0;
     std::string schedule = "cosine";
-    double beta1 = 0.9, beta2 = 0.95, eps = 1e-8, weight_decay = 0.1, grad_clip = 1;
+    double beta1 = 0.9, beta2 = 0.95, eps = 1e-8, weight_decay = 0.1, grad_clip = 1, ema_decay = 0;
     std::string moments = "bf16";
   } optimizer;
 

@@ -111,7 +111,7 @@ void compare_ranks(const RunParts& parts) {
 core::DType moments_of(const RunConfig& run) { return run.optimizer.moments == "bf16" ? core::DType::bf16 : core::DType::f32; }
 
 std::int64_t snapshot_bytes(const RunConfig& run, const model::ParameterList& list) {
-  return in_pages(Snapshot::bytes_needed(list, precision_of(run), moments_of(run)));
+  return in_pages(Snapshot::bytes_needed(list, precision_of(run), moments_of(run), run.optimizer.ema_decay > 0));
 }
 
 MemoryByKind memory_of(const RunConfig& run, const model::ModelConfig& config, const model::ParameterList& list, const RunOptions& options,

@@ -50,6 +50,7 @@ std::string describe(const MemoryByKind& memory) {
   line("work", memory.work, "temporaries of a layer, the loss and the kernels");
   line("batch", memory.batch, "tokens of a step");
   line("snapshot", memory.snapshot, "what a checkpoint is written from while training goes on");
+  if (memory.ema > 0) line("ema", memory.ema, "moving average of the weights");
   line("program", memory.program, "code, libraries, tokenizer");
   line("total", memory.total(), "");
   return out;
@@ -89,13 +90,17 @@ Sizes sizes_of(const model::ParameterList& list, const model::ParameterList& own
 }  // namespace
 
 MemoryByKind TrainState::memory_needed(const model::ParameterList& list, const model::Precision& precision, core::DType moments,
-                                       const parallel::Member* member) {
+                                       const parallel::Member* member, double ema_decay) {
   const Sizes s = sizes_of(list, owned_of(list, member), precision, moments, member);
-  return {.weights = in_pages(s.weights), .master = in_pages(s.master), .moments = in_pages(s.moments), .gradients = in_pages(s.gradients)};
+  return {.weights = in_pages(s.weights),
+          .master = in_pages(s.master),
+          .moments = in_pages(s.moments),
+          .gradients = in_pages(s.gradients),
+          .ema = ema_decay > 0 ? in_pages(Ema::bytes_needed(owned_of(list, member), precision.accumulator)) : 0};
 }
 
 TrainState::TrainState(const model::ParameterList& parameters, const model::Precision& precision, core::DType moments,
-                       parallel::Member* member)
+                       parallel::Member* member, double ema_decay)
     : list(parameters),
       owned(owned_of(list, member)),
       precision_(precision),
@@ -111,6 +116,7 @@ TrainState::TrainState(const model::ParameterList& parameters, const model::Prec
   const model::SlabBuffers copies = model::take_weights(weights_arena_, copied_of(list, precision, member), precision);
   weights = {.slabs = {}, .scales = copies.scales, .parts = copies.parts, .packed = {}};
   auto copy = copies.slabs.begin();
+  if (ema_decay > 0) ema = std::make_unique<Ema>(owned, master, ema_decay);
   for (std::size_t s = 0; s < list.slabs.size(); ++s) {
     weights.slabs.push_back(has_copy(list.slabs[s], precision, member) ? *copy++ : master.slabs[s]);
     if (list.slabs[s].role == model::Role::gate_bias) weights.slabs[s] = master.slabs[s];
@@ -120,7 +126,9 @@ TrainState::TrainState(const model::ParameterList& parameters, const model::Prec
 }
 
 void TrainState::initialise(const model::ModelConfig& config, std::uint64_t seed, const kernels::Context& ctx) {
+  if (ema) ema->wait();
   model::initialise(config, owned, seed, ctx.team, master);
+  if (ema) ema->restart();
   refresh_weights(ctx);
 }
 

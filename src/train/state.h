@@ -6,10 +6,12 @@
 #include "model/params.h"
 #include "model/transformer.h"
 #include "parallel/member.h"
+#include "train/ema.h"
 #include "train/guard.h"
 #include "train/run_config.h"
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -35,8 +37,9 @@ struct Counters {
 // Memory by kind, in bytes, in the whole huge pages of which an arena consists.
 struct MemoryByKind {
   std::int64_t weights = 0, master = 0, moments = 0, gradients = 0, activations = 0, work = 0, batch = 0, snapshot = 0;
+  std::int64_t ema = 0;
   std::int64_t program = 0;  // code, libraries, tokenizer: what the process holds before these are taken
-  std::int64_t total() const { return weights + master + moments + gradients + activations + work + batch + snapshot + program; }
+  std::int64_t total() const { return weights + master + moments + gradients + activations + work + batch + snapshot + ema + program; }
 };
 std::string describe(const MemoryByKind& memory);
 std::int64_t in_pages(std::int64_t arena_bytes);
@@ -50,10 +53,12 @@ class TrainState {
  public:
   // member: over ranks, each of which holds a part of the model and a share of that part's masters and moments; null: one process holds
   // all.
-  TrainState(const model::ParameterList& list, const model::Precision& precision, core::DType moments, parallel::Member* member = nullptr);
+  // ema_decay: of a moving average of the masters; 0: none is kept.
+  TrainState(const model::ParameterList& list, const model::Precision& precision, core::DType moments, parallel::Member* member = nullptr,
+             double ema_decay = 0);
 
   static MemoryByKind memory_needed(const model::ParameterList& list, const model::Precision& precision, core::DType moments,
-                                    const parallel::Member* member = nullptr);
+                                    const parallel::Member* member = nullptr, double ema_decay = 0);
 
   // Initial values, and the compute copy made from them.
   void initialise(const model::ModelConfig& config, std::uint64_t seed, const kernels::Context& ctx);
@@ -71,6 +76,7 @@ class TrainState {
   const model::ParameterList owned;  // of masters and moments: the rank's share, or the same
   Counters counters;
   model::SlabBuffers master, m, v, gradients, weights;
+  std::unique_ptr<Ema> ema;           // null: none
   std::int64_t nonfinite_blocks = 0;  // of the compute copy's FP8 blocks: those that hold a NaN or an infinity
 
  private:

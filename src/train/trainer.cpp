@@ -91,7 +91,7 @@ double mean(double sum, std::int64_t n) { return n > 0 ? nan_without_sign(sum / 
 
 MemoryByKind Trainer::memory_needed(const RunConfig& run, const model::ModelConfig& config, const model::ParameterList& list, int threads,
                                     const parallel::Member* member) {
-  MemoryByKind need = TrainState::memory_needed(held(list, member), precision_of(run), moments_of(run), member);
+  MemoryByKind need = TrainState::memory_needed(held(list, member), precision_of(run), moments_of(run), member, run.optimizer.ema_decay);
   if (stands_for_ranks(run, member)) need.gradients += in_pages(AsLayout::bytes_needed(run, list));
   const auto transformer = model::Transformer::memory_needed(config, options_of(run, member));
   need.activations = in_pages(transformer.activations);
@@ -112,7 +112,7 @@ Trainer::Trainer(const RunConfig& run, const model::ModelConfig& config, const m
       member_(member),
       all_(list),
       exchange_(member && member->mesh().layout().ep > 1 ? std::make_unique<parallel::ExpertExchange>(member->expert_group()) : nullptr),
-      state_(held(list, member), precision_of(run), moments_of(run), member),
+      state_(held(list, member), precision_of(run), moments_of(run), member, run.optimizer.ema_decay),
       transformer_(config, held(list, member), options_of(run, member, exchange_.get())),
       pipeline_(transformer_, member, cells_of(run, member)),
       as_layout_(stands_for_ranks(run, member) ? std::make_unique<AsLayout>(run_, config_, all_) : nullptr),
@@ -196,6 +196,7 @@ StepReport Trainer::compute_step() {
     const double clip = run_.optimizer.grad_clip;
     update_weights(clip > 0 && report.grad_norm > clip ? clip / report.grad_norm : 1);
     update_biases();
+    if (state_.ema) state_.ema->start();
   } else {
     ++counters.skipped;
   }
@@ -331,6 +332,7 @@ void Trainer::update_weights(double scale) {
   const core::SpanScope span(spans_, "update_weights");
   if (member_) member_->world().set_phase("update of weights");
   const kernels::Context ctx = context();
+  if (state_.ema) state_.ema->wait();
   const auto& o = run_.optimizer;
   kernels::AdamW options{.lr = learning_rate(run_, state_.counters.step), .beta1 = o.beta1, .beta2 = o.beta2, .eps = o.eps};
   options.step = ++state_.counters.optimizer_steps;

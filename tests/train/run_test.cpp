@@ -118,6 +118,7 @@ class RunTest : public ::testing::Test {
     std::string bytes = fmt::format("{} ", newest->step);
     for (const char* name : {"model", "train_state/master", "train_state/exp_avg", "train_state/exp_avg_sq"})
       bytes += core::read_file(fmt::format("{}/{}.safetensors", newest->path, name), 1 << 28);
+    if (const std::string ema = newest->path + "/train_state/ema.safetensors"; fs::exists(ema)) bytes += core::read_file(ema, 1 << 28);
     return bytes;
   }
 
@@ -221,8 +222,9 @@ void over_ranks(int n, const RunConfig& c, const RunOptions& options) {
 }
 
 TEST_F(RunTest, RanksSaveAndResumeAsOneProcessWould) {
-  const std::vector<std::string> layout{"parallel.pp=2",       "parallel.dp=2",       "parallel.ep=2", "parallel.schedule=dualpipe",
-                                        "train.micro_batch=1", "train.global_batch=4"};
+  const std::vector<std::string> layout{
+      "parallel.pp=2",       "parallel.dp=2",        "parallel.ep=2",          "parallel.schedule=dualpipe",
+      "train.micro_batch=1", "train.global_batch=4", "optimizer.ema_decay=0.9"};
   EXPECT_EQ(run_training(config("one", layout), {.as_layout = true}), core::Exit::done);
   const RunConfig four = config("four", layout);
   over_ranks(4, four, {});
