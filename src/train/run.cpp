@@ -7,8 +7,11 @@
 #include "core/machine.h"
 #include "model/flops.h"
 #include "model/kept.h"
+#include "parallel/bytes.h"
 #include "train/checkpoint_writer.h"
+#include "train/layout.h"
 #include "train/monitor.h"
+#include "train/recipe.h"
 #include "train/run_parts.h"
 #include "train/worker.h"
 
@@ -16,6 +19,7 @@
 #include <unistd.h>
 #include <xxhash.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <thread>
@@ -328,19 +332,46 @@ Exit run_training(const RunConfig& run, const RunOptions& options) {
   return Exit::done;
 }
 
+namespace {
+
+// Of the rank of a layout that needs most.
+std::string describe_ranks(const RunConfig& run, const model::ModelConfig& config) {
+  require_layout(run, config);
+  const auto ranks = parallel::bytes_per_rank({.config = config,
+                                               .precision = precision_of(run),
+                                               .storage = model::activation_storage_of(run.train.activation_storage),
+                                               .moments = moments_of(run),
+                                               .sequences = run.train.micro_batch,
+                                               .seq_len = run.data.seq_len,
+                                               .micro_batches = micro_batches(run, run.train.global_batch),
+                                               .layout = layout_of(run),
+                                               .schedule = parallel::schedule_kind_of(run.parallel.schedule)},
+                                              stages_of(run, config));
+  const auto most = std::max_element(ranks.begin(), ranks.end(), [](const auto& a, const auto& b) { return a.total() < b.total(); });
+  const MemoryByKind memory{.weights = most->weights,
+                            .master = most->master,
+                            .moments = most->moments,
+                            .gradients = most->gradients,
+                            .activations = most->activations};
+  return fmt::format("memory by kind, of rank {} of {}, which needs most; temporaries, exchange, snapshot and program come on top:\n{}",
+                     most - ranks.begin(), ranks.size(), describe(memory));
+}
+
+}  // namespace
+
 std::string check_run(const RunConfig& run) {
   const model::ModelConfig config = model::read_config(run.model.config);
   const model::ParameterList list = model::list_parameters(config);
-  const MemoryByKind memory = memory_of(run, config, list);
-  const core::Machine machine = core::this_machine();
   std::string out = describe(run);
   out += fmt::format("\nmodel: {:.2f} million parameters, {:.2f} million active a token, {:.1f} MFLOP a token\n",
                      static_cast<double>(list.total()) / 1e6, static_cast<double>(model::active_matmul_parameters(config, false)) / 1e6,
                      model::model_flops_per_token(config, run.data.seq_len, config.num_nextn_predict_layers > 0) / 1e6);
   out += fmt::format("kept from forward to backward, activation_storage = {}:\n{}", run.train.activation_storage,
                      model::describe_kept(config, precision_of(run), model::activation_storage_of(run.train.activation_storage)));
+  if (run.parallel.pp * run.parallel.dp > 1) return out + describe_ranks(run, config);
+  const MemoryByKind memory = memory_of(run, config, list);
   out += fmt::format("memory by kind:\n{}this machine has {:.1f} MiB available\n", describe(memory),
-                     static_cast<double>(machine.available_bytes) / (1 << 20));
+                     static_cast<double>(core::this_machine().available_bytes) / (1 << 20));
   check_memory(memory, run);
   return out;
 }

@@ -40,17 +40,18 @@ std::int64_t in_pages(std::int64_t arena_bytes) {
 std::string describe(const MemoryByKind& memory) {
   std::string out;
   const auto line = [&](std::string_view kind, std::int64_t bytes, std::string_view meaning) {
+    if (bytes == 0) return;
     out += fmt::format("  {:<12} {:>10.1f} MiB  {}\n", kind, static_cast<double>(bytes) / (1 << 20), meaning);
   };
-  line("weights", memory.weights, "compute copy (none where the masters serve)");
+  line("weights", memory.weights, "compute copy");
   line("master", memory.master, "FP32 weights that the optimiser moves");
   line("moments", memory.moments, "of AdamW");
   line("gradients", memory.gradients, "FP32, summed over a step's micro-batches");
-  line("activations", memory.activations, "kept from forward to backward, of one micro-batch");
+  line("activations", memory.activations, "kept from forward to backward");
   line("work", memory.work, "temporaries of a layer, the loss and the kernels");
   line("batch", memory.batch, "tokens of a step");
   line("snapshot", memory.snapshot, "what a checkpoint is written from while training goes on");
-  if (memory.ema > 0) line("ema", memory.ema, "moving average of the weights");
+  line("ema", memory.ema, "moving average of the weights");
   line("program", memory.program, "code, libraries, tokenizer");
   line("total", memory.total(), "");
   return out;
