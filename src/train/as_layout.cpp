@@ -2,6 +2,7 @@
 
 #include "core/error.h"
 #include "train/layout.h"
+#include "train/state.h"
 
 #include <algorithm>
 #include <cstring>
@@ -38,8 +39,6 @@ Lanes take_lanes(core::Arena& arena, const RunConfig& run, const model::Paramete
   lanes.embedding = arena.take_mat(core::DType::f32, list.slabs.front().rows, list.slabs.front().cols);
   return lanes;
 }
-
-Mat flat(const Mat& x) { return core::mat(x.data, x.dtype, 1, x.size()); }
 
 }  // namespace
 

@@ -5,68 +5,47 @@
 #include "core/file.h"
 #include "core/log.h"
 
-#include <csignal>
-
 namespace finback::train {
 
 CheckpointWriter::CheckpointWriter(std::string directory, std::int64_t keep, CheckpointContent content, Snapshot& snapshot,
                                    std::string good)
-    : directory_(std::move(directory)), keep_(keep), content_(std::move(content)), snapshot_(snapshot), good_(std::move(good)) {
+    : directory_(std::move(directory)),
+      keep_(keep),
+      content_(std::move(content)),
+      snapshot_(snapshot),
+      good_(std::move(good)),
+      background_([this] { write(); }) {
   core::make_directories(directory_);
   prune_checkpoints(directory_, keep_);
-  thread_ = std::thread([this] { work(); });
-}
-
-CheckpointWriter::~CheckpointWriter() {
-  {
-    const std::lock_guard lock(mutex_);
-    stop_ = true;
-  }
-  changed_.notify_all();
-  thread_.join();
 }
 
 void CheckpointWriter::save(const TrainState& state, const kernels::Context& ctx, parallel::Member* member) {
   wait();
   snapshot_.copy(state, ctx, member);
-  const std::lock_guard lock(mutex_);
-  busy_ = true;
-  changed_.notify_all();
+  background_.start();
 }
 
 bool CheckpointWriter::wait() {
-  std::unique_lock lock(mutex_);
-  changed_.wait(lock, [this] { return !busy_; });
+  background_.wait();
+  const std::lock_guard lock(mutex_);
   return failures_ == 0;
 }
 
-void CheckpointWriter::work() {
-  // Signals belong to the main thread.
-  sigset_t all;
-  sigfillset(&all);
-  pthread_sigmask(SIG_BLOCK, &all, nullptr);
-  std::unique_lock lock(mutex_);
-  for (;;) {
-    changed_.wait(lock, [this] { return busy_ || stop_; });
-    if (!busy_) return;
-    lock.unlock();
-    const double begin = core::seconds_now();
-    std::string written, error;
-    try {
-      written = write_checkpoint(directory_, content_, snapshot_);
-      prune_checkpoints(directory_, keep_);
-    } catch (const std::exception& e) {
-      error = e.what();
-      core::warn("saving the checkpoint of step {} failed: {}", snapshot_.counters.step, error);
-    }
-    lock.lock();
-    failures_ = written.empty() ? failures_ + 1 : 0;
-    if (!written.empty()) good_ = std::move(written);  // moved: an allocation that fails here would end the process
-    error_ = std::move(error);
-    seconds_ = core::seconds_now() - begin;
-    busy_ = false;
-    changed_.notify_all();
+void CheckpointWriter::write() {
+  const double begin = core::seconds_now();
+  std::string written, error;
+  try {
+    written = write_checkpoint(directory_, content_, snapshot_);
+    prune_checkpoints(directory_, keep_);
+  } catch (const std::exception& e) {
+    error = e.what();
+    core::warn("saving the checkpoint of step {} failed: {}", snapshot_.counters.step, error);
   }
+  const std::lock_guard lock(mutex_);
+  failures_ = written.empty() ? failures_ + 1 : 0;
+  if (!written.empty()) good_ = std::move(written);  // moved: an allocation that fails here would end the process
+  error_ = std::move(error);
+  seconds_ = core::seconds_now() - begin;
 }
 
 std::string CheckpointWriter::last_good() const {

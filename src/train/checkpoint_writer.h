@@ -1,13 +1,12 @@
 // Saves checkpoints while training goes on: a step's end copies the state into a snapshot, and one thread writes it out.
 #pragma once
 
+#include "core/background.h"
 #include "train/checkpoint.h"
 
-#include <condition_variable>
 #include <cstdint>
 #include <mutex>
 #include <string>
-#include <thread>
 
 namespace finback::train {
 
@@ -15,7 +14,6 @@ class CheckpointWriter {
  public:
   // `directory`: runs/X/checkpoints. `good`: the newest whole checkpoint there ("" for none).
   CheckpointWriter(std::string directory, std::int64_t keep, CheckpointContent content, Snapshot& snapshot, std::string good);
-  ~CheckpointWriter();  // waits for the save under way
   CheckpointWriter(const CheckpointWriter&) = delete;
 
   // Copies the state and returns; waits only while the save before is not finished. Called by the training thread.
@@ -31,21 +29,19 @@ class CheckpointWriter {
   double seconds() const;  // that the last save took to write
 
  private:
-  void work();
+  void write();
 
   const std::string directory_;
   const std::int64_t keep_;
   const CheckpointContent content_;
-  Snapshot& snapshot_;  // the training thread's while !busy_, the writer's while busy_
+  Snapshot& snapshot_;  // the writer's while a save is under way, else the training thread's
 
   mutable std::mutex mutex_;  // guards what follows
-  std::condition_variable changed_;
-  bool busy_ = false, stop_ = false;
   std::string good_, error_;
   std::int64_t failures_ = 0;
   double seconds_ = 0;
 
-  std::thread thread_;  // last: starts when all else stands
+  core::Background background_;  // last: the save under way is finished before the rest goes
 };
 
 }  // namespace finback::train

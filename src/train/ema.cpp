@@ -1,6 +1,5 @@
 #include "train/ema.h"
 
-#include <csignal>
 #include <cstring>
 
 namespace finback::train {
@@ -16,49 +15,12 @@ Ema::Ema(const model::ParameterList& list, const model::SlabBuffers& masters, do
       decay_(decay),
       arena_("moving average", bytes_needed(list, masters.slabs.front().dtype)),
       values_(model::take_slabs(arena_, list, masters.slabs.front().dtype)),
-      thread_([this] { work(); }) {}
-
-Ema::~Ema() {
-  {
-    const std::lock_guard lock(mutex_);
-    stop_ = true;
-  }
-  changed_.notify_all();
-  thread_.join();
-}
+      background_([this] { step(); }) {}
 
 void Ema::restart() {
   wait();
   for (std::size_t s = 0; s < values_.slabs.size(); ++s)
     std::memcpy(values_.slabs[s].data, masters_.slabs[s].data, static_cast<std::size_t>(values_.slabs[s].bytes()));
-}
-
-void Ema::start() {
-  const std::lock_guard lock(mutex_);
-  busy_ = true;
-  changed_.notify_all();
-}
-
-void Ema::wait() {
-  std::unique_lock lock(mutex_);
-  changed_.wait(lock, [this] { return !busy_; });
-}
-
-void Ema::work() {
-  // Signals belong to the main thread.
-  sigset_t all;
-  sigfillset(&all);
-  pthread_sigmask(SIG_BLOCK, &all, nullptr);
-  std::unique_lock lock(mutex_);
-  for (;;) {
-    changed_.wait(lock, [this] { return busy_ || stop_; });
-    if (!busy_) return;
-    lock.unlock();
-    step();
-    lock.lock();
-    busy_ = false;
-    changed_.notify_all();
-  }
 }
 
 namespace {

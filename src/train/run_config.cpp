@@ -388,6 +388,8 @@ std::string shown(const Key& k, const RunConfig& c) { return std::visit(Printed{
 
 }  // namespace
 
+core::DType moments_of(const RunConfig& c) { return c.optimizer.moments == "bf16" ? core::DType::bf16 : core::DType::f32; }
+
 model::Precision precision_of(const RunConfig& c) {
   model::Precision p = model::precision_of(c.train.precision);
   if (!p.fp8) return p;

@@ -98,6 +98,7 @@ RunConfig parse_run_config(std::string_view text, const std::string& where, std:
 
 // The types and the FP8 switches that the run file names.
 model::Precision precision_of(const RunConfig& config);
+core::DType moments_of(const RunConfig& config);
 
 // One line a key: value, default, range and meaning, by section.
 std::string describe(const RunConfig& config);

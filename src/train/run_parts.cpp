@@ -108,8 +108,6 @@ void compare_ranks(const RunParts& parts) {
 
 }  // namespace
 
-core::DType moments_of(const RunConfig& run) { return run.optimizer.moments == "bf16" ? core::DType::bf16 : core::DType::f32; }
-
 std::int64_t snapshot_bytes(const RunConfig& run, const model::ParameterList& list) {
   return in_pages(Snapshot::bytes_needed(list, precision_of(run), moments_of(run), run.optimizer.ema_decay > 0));
 }

@@ -14,7 +14,6 @@
 
 namespace finback::train {
 
-core::DType moments_of(const RunConfig& run);
 std::int64_t snapshot_bytes(const RunConfig& run, const model::ParameterList& list);
 // By kind, of the first rank.
 MemoryByKind memory_of(const RunConfig& run, const model::ModelConfig& config, const model::ParameterList& list,

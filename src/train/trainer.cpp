@@ -15,8 +15,6 @@
 namespace finback::train {
 namespace {
 
-core::DType moments_of(const RunConfig& run) { return run.optimizer.moments == "bf16" ? core::DType::bf16 : core::DType::f32; }
-
 int pipeline_place(const parallel::Member* member) { return member ? member->at().pp : 0; }
 
 parallel::CellsNeeded cells_of(const RunConfig& run, const parallel::Member* member) {

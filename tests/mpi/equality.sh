@@ -4,13 +4,10 @@
 # fp8, ten steps each. Prints a line a layout.
 set -uo pipefail
 name=$1 finback=$2 source=$3 full=${4:-}
-launcher=$(command -v "mpirun.$name" || command -v mpirun) || { echo "skipped: no mpirun for $name"; exit 77; }
-options=()
-[ "$name" != openmpi ] || options=(--oversubscribe)
-[ "$name" != openmpi ] || [ "$(id -u)" != 0 ] || options+=(--allow-run-as-root)
+. "$(dirname "$0")/launcher.sh"
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
-bad=0 count=0
+count=0
 
 # As many micro-batches a rank as fill DualPipe's pipeline, of one short sequence each.
 train() { # STEPS PP DP EP SCHEDULE PRECISION OUTPUT, then what starts it

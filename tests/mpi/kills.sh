@@ -4,14 +4,10 @@
 # the end has the bytes of a run that nothing happened to. 3 kills as a sample.
 set -uo pipefail
 name=$1 finback=$2 source=$3 kills=${4:-3} RANDOM=${5:-7}
-launcher=$(command -v "mpirun.$name" || command -v mpirun) || { echo "skipped: no mpirun for $name"; exit 77; }
-options=()
-[ "$name" != openmpi ] || options=(--oversubscribe)
-[ "$name" != openmpi ] || [ "$(id -u)" != 0 ] || options+=(--allow-run-as-root)
+. "$(dirname "$0")/launcher.sh"
 folder=$(mktemp -d)
 trap 'pkill -KILL -f "$folder" ; rm -rf "$folder"' EXIT
-bad=0 killed=0
-wrong() { echo "error: $*" >&2; bad=1; }
+killed=0
 steps=16 ranks=4
 
 start() { # OUTPUT OPTIONS…

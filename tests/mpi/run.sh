@@ -2,12 +2,7 @@
 # run.sh NAME RANKS_PROGRAM FINBACK: real processes under one MPI's launcher. Few ranks, short; every launch is bounded by a timeout.
 set -uo pipefail
 name=$1 ranks=$2 finback=$3
-launcher=$(command -v "mpirun.$name" || command -v mpirun) || { echo "skipped: no mpirun for $name"; exit 77; }
-options=()
-[ "$name" != openmpi ] || options=(--oversubscribe)
-[ "$name" != openmpi ] || [ "$(id -u)" != 0 ] || options+=(--allow-run-as-root)
-bad=0
-wrong() { echo "error: $*" >&2; bad=1; }
+. "$(dirname "$0")/launcher.sh"
 launch() { timeout -k 5 40 "$launcher" -n "${1}" "${options[@]}" "${@:2}" 2>&1; }
 
 # The bits of all sums are those of threads: through shared memory, through MPI alone, and with checksums.
