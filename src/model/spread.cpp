@@ -19,10 +19,10 @@ LinearInput rows_of(const LinearInput& x, std::int64_t begin, std::int64_t count
   return {{}, {x.codes.codes.row_range(begin, count), x.codes.scales.row_range(begin, count)}, x.power_of_two};
 }
 
-Stores stores_of(const ModelConfig&, const Precision& p, ActivationStorage storage, Arena& kept, Arena& work) {
+Stores stores_of(const Precision& p, ActivationStorage storage, Arena& kept, Arena& work) {
   return {kept, storage != ActivationStorage::full ? work : kept, work, p, storage};
 }
-Stores stores_of(const Run& run) { return stores_of(run.config, run.precision, run.storage, run.spread->kept, run.spread->work); }
+Stores stores_of(const Run& run) { return stores_of(run.precision, run.storage, run.spread->kept, run.spread->work); }
 
 // What arrives, of all senders.
 struct Arrived {
@@ -70,7 +70,7 @@ void start(const Run& run, ExpertExchange::Stream stream, const LinearInput& sen
 
 SlotBytes slot_bytes(const ModelConfig& m, const Precision& precision, ActivationStorage storage, int ranks, std::int64_t slots) {
   Arena kept = Arena::counting(), work = Arena::counting();
-  const Stores s = stores_of(m, precision, storage, kept, work);
+  const Stores s = stores_of(precision, storage, kept, work);
   ExpertRows rows;
   ExpertRowGradients gradients;
   SenderGradients all;
@@ -80,7 +80,7 @@ SlotBytes slot_bytes(const ModelConfig& m, const Precision& precision, Activatio
   work.take_mat(precision.storage, slots, m.hidden_size);  // y
   SlotBytes bytes{.kept = kept.high_water(), .forward = work.high_water()};
   Arena again = Arena::counting();
-  const Stores back = stores_of(m, precision, storage, kept, again);
+  const Stores back = stores_of(precision, storage, kept, again);
   rows.offsets = {&slots, 1};
   take_dy(back, m, slots);
   take_dx(back, m, slots, all);

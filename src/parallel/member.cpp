@@ -69,7 +69,7 @@ void Member::sum_gradients(const model::SlabBuffers& gradients) {
     const std::span all(static_cast<float*>(g.data), static_cast<std::size_t>(g.size()));
     const auto first = static_cast<std::size_t>(first_row(s) * g.cols);
     window.add(group.start_reduce_scatter(std::span<const float>(all), counts,
-                                          all.subspan(first, static_cast<std::size_t>(counts[static_cast<std::size_t>(place(s))]))));
+                                          all.subspan(first, static_cast<std::size_t>(counts[static_cast<std::size_t>(places_[s])]))));
   }
   window.wait();
 }
@@ -85,7 +85,7 @@ void Member::gather_weights(const model::SlabBuffers& weights) {
     for (int r = 0; r < group.size(); ++r) {
       const core::Mat theirs = model::weight_rows(weights, slab, shards_.begin(slab, r), shards_.end(slab, r)).*part;
       counts.push_back(theirs.bytes());
-      if (r == place(slab)) mine = theirs;
+      if (r == places_[slab]) mine = theirs;
     }
     window.add(group.start_all_gather(bytes(mine), counts, bytes(all)));
   };
@@ -115,7 +115,7 @@ void Member::collect(const model::SlabBuffers& share, const model::SlabBuffers* 
       if (!present || (!shards.split(s) && part.holders(part.list.slabs[s]).front() != from)) continue;
       const core::Mat rows = mine ? mine.row_range(piece.row, piece.rows) : core::Mat{};
       if (!whole) {
-        if (from != 0) world_.start_send(0, kTag, bytes(rows)).wait();
+        world_.start_send(0, kTag, bytes(rows)).wait();
         continue;
       }
       const core::Mat place = whole->of(p).row_range(piece.first_row - p.first_row, piece.rows);

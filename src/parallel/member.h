@@ -22,7 +22,6 @@ class Member {
   comm::Communicator& expert_group() { return expert_group_; }
 
   // ---- ZeRO-1: the rank's share of what it holds.
-  const Shards& shards() const { return shards_; }
   std::int64_t first_row(std::size_t slab) const { return shards_.begin(slab, places_[slab]); }
   model::ParameterList owned() const { return shards_.owned(part_.list, places_); }
 
@@ -36,7 +35,6 @@ class Member {
  private:
   comm::Communicator split(const std::vector<int>& group);
   comm::Communicator& holders(const model::Slab& slab);
-  int place(std::size_t slab) const { return places_[slab]; }
 
   comm::Communicator& world_;
   const model::ParameterList& all_;

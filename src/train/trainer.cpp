@@ -269,7 +269,7 @@ void Trainer::compute_gradients(std::int64_t sequences) {
   if (as_layout_) {
     as_layout_->compute(transformer_, {.ctx = ctx, .weights = state_.weights, .scale = scale, .with_mtp = with_mtp}, batches, batch,
                         state_.gradients, sums_);
-    bits_ = fingerprint();
+    if (rechecks(run_, step)) bits_ = fingerprint();
     return;
   }
   {
